@@ -1,0 +1,32 @@
+# Each target sets .venv up by itself and is quick the second time.
+.PHONY: run test check proto bench clean
+VENV ?= .venv
+PYTHON ?= python3
+READY := $(VENV)/.ready
+
+run: $(READY)  ## both tiers on this machine, one photo edited, ready for the next
+	@$(VENV)/bin/retouch up
+
+test: $(READY)  ## the whole suite; needs Python alone
+	$(VENV)/bin/python -m pytest $(ARGS)
+
+check: $(READY)  ## ruff and mypy, strict
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/mypy
+
+proto: $(READY)  ## regenerate the committed code from the contract
+	scripts/proto
+
+bench: $(READY)  ## measure, as ratios in one run; results go to bench/LOG.md by hand
+	$(VENV)/bin/python bench/engine.py
+
+clean:  ## remove what the other targets made
+	rm -rf $(VENV) .retouch
+
+$(READY): pyproject.toml constraints.txt
+	@echo "Setting up $(VENV) (a minute or two, once) ..."
+	@$(PYTHON) -m venv $(VENV)
+	@$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	@$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[server,gateway,cli,dev]'
+	@touch $@

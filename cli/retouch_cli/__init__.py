@@ -1,0 +1,1 @@
+"""`retouch`: the command that a person types."""

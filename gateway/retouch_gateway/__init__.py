@@ -1,0 +1,1 @@
+"""The REST tier: OpenAI-compatible image edits over HTTP, translated to gRPC."""

@@ -1,0 +1,1 @@
+"""`retouch.v1`: see image_edit.proto, the contract itself."""
