@@ -1,0 +1,74 @@
+"""`retouch-server`: settings, then models, then serving until a signal; then a stop that loses nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from .settings import Settings, SettingsError, read
+
+if TYPE_CHECKING:
+    from .server import Server
+
+log = logging.getLogger("retouch_server")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Exit codes: 0 stopped by a signal, 1 could not serve, 2 mistakes in the settings."""
+    try:
+        settings = read(sys.argv[1:] if arguments is None else arguments)
+    except SettingsError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+    logging.basicConfig(
+        level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    # Before they are imported: their notes on what is not installed are not this program's.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    sys.exit(asyncio.run(serve(settings)))
+
+
+async def serve(settings: Settings) -> int:
+    """Serve until SIGTERM or SIGINT, or until an engine dies. Returns the exit code."""
+    # Here and not above: torch takes seconds to import, and mistakes in the settings should not wait for it.
+    from .models import LoadError
+    from .server import BindError, Server
+
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    server = Server(settings, on_death=lambda: loop.call_soon_threadsafe(stopping.set))
+    try:
+        await server.start()
+        await _unless(stopping, server)
+    except (BindError, LoadError) as error:
+        print(error, file=sys.stderr)
+        await server.stop()
+        return 1
+    await stopping.wait()
+    log.info("stopping: %s", "an engine died" if server.dead else "finishing what was accepted")
+    await server.stop()
+    return 1 if server.dead else 0
+
+
+async def _unless(stopping: asyncio.Event, server: Server) -> None:
+    """Load the models, or give up when told to stop meanwhile."""
+    loading = asyncio.create_task(server.load())
+    waiting = asyncio.create_task(stopping.wait())
+    await asyncio.wait({loading, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
+    if loading.done():
+        await loading
+
+
+if __name__ == "__main__":
+    main()

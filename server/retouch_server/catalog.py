@@ -1,0 +1,134 @@
+"""What can be served: the operator's list of models, from a setting or a YAML file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from .pocket import MODEL_DIR
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Defaults(_Strict):
+    """What an unset field of a request means; None: the pipeline's own default."""
+
+    strength: Annotated[float, Field(ge=0, le=1)] | None = None
+    guidance_scale: Annotated[float, Field(ge=0, le=20)] | None = None
+    num_inference_steps: Annotated[int, Field(ge=1, le=100)] | None = None
+
+
+class Limits(_Strict):
+    """Output sizes, in pixels; a request's width x height must be within them."""
+
+    min_pixels: Annotated[int, Field(ge=64)] = 64 * 64
+    max_pixels: Annotated[int, Field(ge=64, le=8192 * 8192)] = 1024 * 1024
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Limits:
+        if self.min_pixels > self.max_pixels:
+            raise ValueError("min_pixels is above max_pixels")
+        return self
+
+
+class MaxProfile(_Strict):
+    """What `kontext_max_mode` changes: other defaults, a larger output when the request names no size."""
+
+    guidance_scale: Annotated[float, Field(ge=0, le=20)] | None = None
+    num_inference_steps: Annotated[int, Field(ge=1, le=100)] | None = None
+    max_pixels: Annotated[int, Field(ge=64, le=8192 * 8192)] | None = None
+
+
+class ModelEntry(_Strict):
+    """One model. `source` is a folder in diffusers format, a hub id, or the word `pocket`."""
+
+    id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$")]
+    source: Annotated[str, Field(min_length=1)]
+    revision: str | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """None: bfloat16 on an accelerator, float32 on a CPU."""
+    defaults: Defaults = Defaults()
+    limits: Limits = Limits()
+    max: MaxProfile | None = None
+    arguments: dict[str, bool | int | float | str] = {}
+    """Passed to every call of the pipeline, such as `image_guidance_scale`."""
+    slots: Annotated[int, Field(ge=1, le=256)] = 8
+    """Edits under way at once."""
+    max_rows: Annotated[int, Field(ge=1, le=1024)] = 24
+    """Rows of the largest forward that is shared."""
+    composite: bool = False
+    """For a model without a masked pipeline: honour `mask` and `strength` by blending the result over the input."""
+
+
+POCKET = ModelEntry(
+    id="pocket",
+    source=str(MODEL_DIR),
+    defaults=Defaults(num_inference_steps=6, guidance_scale=1.0, strength=1.0),
+    # Only the text is amplified by guidance: with 1.0 the branch without the image cancels.
+    arguments={"image_guidance_scale": 1.0},
+    composite=True,
+)
+
+
+class CatalogError(ValueError):
+    """The list of models has mistakes; the message says each, a line apiece."""
+
+
+def read(models: str) -> list[ModelEntry]:
+    """Read the setting `models`: `id=source,...`, the bare word `pocket` among them, or the path of a YAML file.
+
+    The file is a mapping with one key, `models`: a list of `ModelEntry`s. Raises CatalogError.
+    """
+    if models.endswith((".yaml", ".yml")):
+        entries = _read_file(Path(models))
+    else:
+        entries = [_entry(part.strip()) for part in models.split(",") if part.strip()]
+    if not entries:
+        raise CatalogError("no models are listed")
+    ids = [entry.id for entry in entries]
+    if twice := sorted({i for i in ids if ids.count(i) > 1}):
+        raise CatalogError(f"model ids are listed twice: {', '.join(twice)}")
+    return entries
+
+
+def _entry(text: str) -> ModelEntry:
+    if text == "pocket":
+        return POCKET
+    name, found, source = text.partition("=")
+    if not found:
+        raise CatalogError(f"{text!r} is neither id=source nor the word pocket")
+    return _model({"id": name.strip(), "source": source.strip()})
+
+
+def _read_file(path: Path) -> list[ModelEntry]:
+    try:
+        content = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise CatalogError(f"cannot read {path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise CatalogError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not (isinstance(content, dict) and content.keys() == {"models"}):
+        raise CatalogError(f"{path} is not a mapping with the one key `models`")
+    if not isinstance(content["models"], Sequence) or isinstance(content["models"], str):
+        raise CatalogError(f"{path}: models is not a list")
+    return [_model(entry) for entry in content["models"]]
+
+
+def _model(values: Any) -> ModelEntry:
+    if isinstance(values, dict) and values.get("source") == "pocket":
+        shipped = POCKET.model_dump(exclude_defaults=True)
+        values = shipped | values | {"source": shipped["source"]}
+    try:
+        return ModelEntry.model_validate(values)
+    except ValidationError as error:
+        name = values.get("id", "?") if isinstance(values, dict) else "?"
+        lines = [
+            f"model {name}: {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()
+        ]
+        raise CatalogError("\n".join(lines)) from None

@@ -1,0 +1,205 @@
+"""The loop: drop what is unwanted, admit, plan, one forward, resume."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from threading import Condition, Thread
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .batching import next_batch, room
+from .coroutine import Coroutine
+from .edit import DeadlinePassed, Edit, EditCancelled, EngineStopped, QueueFull
+from .rows import Call, Rows
+
+log = logging.getLogger(__name__)
+
+OnForward = Callable[[int, float], None]
+"""Called on the engine thread after each forward, with (rows, seconds)."""
+
+
+class Engine:
+    """Runs the edits of one denoiser on a thread of its own.
+
+    slots:      edits under way at once.
+    max_rows:   rows per forward; a single call with more still runs, alone.
+    queue_size: edits waiting for a slot; `submit` refuses beyond.
+
+    Every edit that `submit` takes gets exactly one terminal answer, in its future.
+    """
+
+    def __init__(
+        self,
+        denoiser: Any,
+        *,
+        slots: int = 8,
+        max_rows: int = 24,
+        queue_size: int = 64,
+        on_forward: OnForward = lambda rows, seconds: None,
+        on_death: Callable[[], None] = lambda: None,
+        name: str = "engine",
+    ) -> None:
+        self.slots, self.max_rows, self.queue_size = slots, max_rows, queue_size
+        self._denoiser, self._rows = denoiser, Rows(denoiser)
+        self._on_forward, self._on_death = on_forward, on_death
+        self._queue: deque[Edit] = deque()
+        self._running: list[Coroutine] = []
+        self._tick = 0
+        self._edit_seconds = 1.0
+        self._stopping = False
+        self._changed = Condition()
+        self._thread = Thread(target=self._main, name=name, daemon=True)
+
+    @property
+    def queued(self) -> int:
+        """Edits waiting for a slot."""
+        return len(self._queue)
+
+    @property
+    def running(self) -> int:
+        """Edits that hold a slot."""
+        return len(self._running)
+
+    @property
+    def load(self) -> float:
+        """(running + queued) / slots: 0 idle, 1 full, more with a queue."""
+        return (self.running + self.queued) / self.slots
+
+    @property
+    def retry_after(self) -> float:
+        """Seconds until the queue of now is likely to be done, 1..60, from how long edits took lately."""
+        return min(60.0, max(1.0, self._edit_seconds * self.queued / self.slots))
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def submit(self, edits: Sequence[Edit]) -> int:
+        """Queue the edits of one request, all or none. Returns how many edits are ahead of them.
+
+        Raises QueueFull, or EngineStopped.
+        """
+        with self._changed:
+            if self._stopping:
+                raise EngineStopped("the server is stopping")
+            ahead = len(self._queue)
+            if ahead + len(edits) > self.queue_size:
+                raise QueueFull(self.retry_after)
+            self._queue.extend(edits)
+            self._changed.notify()
+        return ahead
+
+    def stop(self, timeout: float | None = None) -> None:
+        """Take no more edits, finish those taken, and end the thread; wait for it `timeout` seconds."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
+        if self._thread.is_alive():
+            self._thread.join(timeout)
+
+    def step(self) -> None:
+        """One turn: at most one forward, shared by all waiting calls that fit together."""
+        self._tick += 1
+        self._drop_unwanted()
+        self._admit()
+        waiting = {coroutine.call: coroutine for coroutine in self._running if coroutine.call}
+        batch = next_batch(list(waiting), self.max_rows)
+        for call, answer in zip(batch, self._forward(batch), strict=True):
+            self._advance(waiting[call], answer)
+
+    def _drop_unwanted(self) -> None:
+        """Whoever left, or is out of time, gives up its slot before the next forward."""
+        with self._changed:
+            dropped = [(edit, why) for edit in self._queue if (why := edit.unwanted)]
+            for edit, _ in dropped:
+                self._queue.remove(edit)
+        for edit, why in dropped:
+            self._end(edit, why)
+        for coroutine in list(self._running):
+            if why := coroutine.edit.unwanted:
+                self._advance(coroutine, why)
+
+    def _admit(self) -> None:
+        """Start queued edits: encode, up to their first denoiser call."""
+        for _ in range(room(self.slots - self.running, self.queued, self.running)):
+            with self._changed:
+                coroutine = Coroutine(self._queue.popleft(), self._denoiser, self._rows)
+                self._running.append(coroutine)
+            coroutine.edit.started_at = time.monotonic()
+            self._advance(coroutine, None)
+
+    def _forward(self, batch: Sequence[Call]) -> list[Any]:
+        """One forward for all of `batch`; an answer or an exception for each.
+
+        A batch that raises is run again member by member: only what fails alone has failed.
+        """
+        if not batch:
+            return []
+        started = time.monotonic()
+        try:
+            output = self._denoiser(**self._rows.stack(batch))
+            answers = self._rows.split(output, batch)
+        except Exception as error:
+            if len(batch) == 1:
+                return [error]
+            log.warning("a forward of %d edits failed, each runs alone: %r", len(batch), error)
+            return [answer for call in batch for answer in self._forward([call])]
+        self._on_forward(sum(call.rows for call in batch), time.monotonic() - started)
+        return answers
+
+    def _advance(self, coroutine: Coroutine, answer: Any) -> None:
+        """Resume one pipeline to its next call, or to its end: then its slot is free."""
+        try:
+            go_on = coroutine.throw if isinstance(answer, BaseException) else coroutine.resume
+            result = go_on(answer)
+        except (Exception, EditCancelled, DeadlinePassed) as error:
+            result = error
+        if coroutine.call:
+            coroutine.call.since = self._tick
+            return
+        self._running.remove(coroutine)
+        self._end(coroutine.edit, result)
+
+    def _end(self, edit: Edit, result: Tensor | BaseException) -> None:
+        """Give an edit its one terminal answer."""
+        edit.ended_at = time.monotonic()
+        if not edit.future.set_running_or_notify_cancel():
+            return
+        if isinstance(result, BaseException):
+            edit.future.set_exception(result)
+        else:
+            took = edit.ended_at - (edit.started_at or edit.ended_at)
+            self._edit_seconds += 0.2 * (took - self._edit_seconds)
+            edit.future.set_result(result)
+
+    def _main(self) -> None:
+        try:
+            # Grad mode is per thread: coroutines that enter and leave no_grad out of order would switch it back
+            # on, were inference mode not around them all.
+            with torch.inference_mode():
+                while self._wait():
+                    self.step()
+        except BaseException as error:
+            log.exception("the engine died")
+            self._abandon(error)
+            self._on_death()
+
+    def _wait(self) -> bool:
+        """Sleep until there is work; False when stopping and all is done."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._queue or self._running or self._stopping)
+            return bool(self._queue or self._running)
+
+    def _abandon(self, error: BaseException) -> None:
+        """Nothing is lost: who was queued or running learns that the engine died."""
+        with self._changed:
+            self._stopping = True
+            edits = [*(coroutine.edit for coroutine in self._running), *self._queue]
+            self._running.clear()
+            self._queue.clear()
+        for edit in edits:
+            self._end(edit, EngineStopped(f"the engine died: {error!r}"))

@@ -1,0 +1,221 @@
+"""Bytes <-> pixels: limits before decoding, EXIF, colour, masks, sizes, encoding. CPU work, for a thread pool."""
+
+from __future__ import annotations
+
+import io
+import zlib
+from dataclasses import dataclass
+from math import sqrt
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+
+from .catalog import Limits
+from .errors import InvalidRequest, Violation
+
+Format = Literal["PNG", "JPEG", "WEBP"]
+FORMATS: tuple[Format, ...] = ("PNG", "JPEG", "WEBP")
+Pixels = npt.NDArray[np.float32]
+"""Height x width x 3, float32, 0..1, sRGB."""
+
+
+@dataclass(frozen=True)
+class InputLimits:
+    """What one encoded image may be: at most `max_bytes`, and `max_pixels` by its header, before it is decoded."""
+
+    max_bytes: int = 4 * 1024 * 1024
+    max_pixels: int = 50_000_000
+
+
+def decode(data: bytes, field: str, limits: InputLimits) -> Image.Image:
+    """Decode one PNG, JPEG or WebP, told by content, upright, in sRGB; mode RGB, or RGBA where it has alpha.
+
+    Metadata is left behind. Raises InvalidRequest naming `field`: too many bytes or pixels, another format,
+    animation, damage.
+    """
+    image = _open(data, field, limits)
+    try:
+        image = ImageOps.exif_transpose(image)
+        return _to_srgb(image)
+    # A decoder may raise nearly anything on hostile bytes; whatever it is, the bytes are the caller's.
+    except Exception as error:
+        raise _bad(field, f"cannot be decoded ({_reason(error)})") from error
+
+
+def _open(data: bytes, field: str, limits: InputLimits) -> Image.Image:
+    """Read the header alone and hold it against the limits."""
+    if not data:
+        raise _bad(field, "is empty")
+    if len(data) > limits.max_bytes:
+        raise _bad(field, f"has {len(data)} bytes; at most {limits.max_bytes} are allowed")
+    try:
+        image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
+        frames = getattr(image, "n_frames", 1)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise _bad(field, f"has too many pixels; at most {limits.max_pixels} are allowed") from None
+    except UnidentifiedImageError:
+        raise _bad(field, "is not a PNG, JPEG or WebP image") from None
+    except Exception as error:
+        raise _bad(field, f"cannot be decoded ({_reason(error)})") from error
+    if image.width * image.height > limits.max_pixels:
+        size = f"{image.width}x{image.height}"
+        raise _bad(field, f"is {size}; at most {limits.max_pixels} pixels are allowed")
+    if frames > 1:
+        raise _bad(field, f"is animated ({frames} frames); send one frame")
+    return image
+
+
+def _to_srgb(image: Image.Image) -> Image.Image:
+    """Any mode and profile to sRGB, 8 bit, RGB or RGBA."""
+    profile = image.info.get("icc_profile")
+    if image.mode.startswith("I"):  # 16-bit grey
+        scaled = np.asarray(image, dtype=np.float32) / 257.0
+        image = Image.fromarray(scaled.clip(0, 255).astype(np.uint8))
+        profile = None
+    alpha = "A" in image.getbands() or "transparency" in image.info
+    if profile and image.mode in ("RGB", "RGBA", "CMYK", "L"):
+        image = _apply_profile(image, profile)
+    result = image.convert("RGBA" if alpha else "RGB")
+    result.info.clear()
+    return result
+
+
+def _apply_profile(image: Image.Image, profile: bytes) -> Image.Image:
+    """ICC to sRGB. A broken profile is ignored, as browsers do; the pixels are still the caller's picture."""
+    alpha = image.getchannel("A") if image.mode == "RGBA" else None
+    colour = image.convert("RGB") if alpha else image
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        target = ImageCms.createProfile("sRGB")
+        converted = ImageCms.profileToProfile(colour, source, target, outputMode="RGB")
+    except (ImageCms.PyCMSError, OSError, ValueError):
+        return image
+    if converted is None:
+        return image
+    if alpha:
+        converted.putalpha(alpha)
+    return converted
+
+
+def decode_mask(data: bytes, first: Image.Image, limits: InputLimits) -> Image.Image:
+    """Decode a mask for `first`, of the same size. Mode L: 255 = edit, 0 = keep.
+
+    With any alpha below 255 it is read by alpha, 0 = edit; otherwise by luminance, white = edit. Raises InvalidRequest.
+    """
+    mask = decode(data, "mask", limits)
+    if mask.size != first.size:
+        sizes = f"{mask.width}x{mask.height}, the first image {first.width}x{first.height}"
+        raise _bad("mask", f"is {sizes}; they must be the same")
+    alpha = mask.getchannel("A") if mask.mode == "RGBA" else None
+    by_alpha = alpha is not None and _range(alpha)[0] < 255
+    edit = ImageOps.invert(alpha) if alpha is not None and by_alpha else mask.convert("L")
+    low, high = _range(edit)
+    rule = "alpha 0 = edit" if by_alpha else "white = edit"
+    if high == 0:
+        raise _bad("mask", f"selects nothing; it was read by {rule}")
+    if low == 255:
+        raise _bad(
+            "mask", f"selects everything; it was read by {rule}. Leave it out to edit everywhere"
+        )
+    return edit
+
+
+def _range(channel: Image.Image) -> tuple[int, int]:
+    """Least and greatest value of a one-channel picture, 0..255."""
+    values = np.asarray(channel)
+    return int(values.min()), int(values.max())
+
+
+def flatten(image: Image.Image) -> Image.Image:
+    """RGBA over white; RGB as it is. Edit models know no alpha."""
+    if image.mode != "RGBA":
+        return image
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+
+
+def output_size(
+    image: tuple[int, int], asked: tuple[int, int] | None, multiple: int, limits: Limits
+) -> tuple[int, int]:
+    """Width and height of the output, pixels.
+
+    `asked` must be within `limits` and in multiples of `multiple`, or InvalidRequest is raised. Without it, the
+    image's own size scaled into the limits, aspect kept, rounded to multiples.
+    """
+    if asked:
+        _check_size(asked, multiple, limits)
+        return asked
+    area = image[0] * image[1]
+    scale = sqrt(min(max(area, limits.min_pixels), limits.max_pixels) / area)
+    width, height = (max(multiple, round(side * scale / multiple) * multiple) for side in image)
+    # Rounding may leave the limits: shorten the longer side, or lengthen the shorter, until they hold.
+    while width * height > limits.max_pixels and max(width, height) > multiple:
+        width, height = (
+            (width - multiple, height) if width >= height else (width, height - multiple)
+        )
+    while width * height < limits.min_pixels:
+        width, height = (
+            (width + multiple, height) if width <= height else (width, height + multiple)
+        )
+    return width, height
+
+
+def _check_size(asked: tuple[int, int], multiple: int, limits: Limits) -> None:
+    wrong = [
+        Violation(
+            f"size.{name}", f"must be a multiple of {multiple} from {multiple} up, not {side}"
+        )
+        for name, side in zip(("width", "height"), asked, strict=True)
+        if side < multiple or side % multiple
+    ]
+    if not wrong and not limits.min_pixels <= asked[0] * asked[1] <= limits.max_pixels:
+        allowed = f"{limits.min_pixels} to {limits.max_pixels} pixels"
+        wrong = [Violation("size", f"must have {allowed}, not {asked[0]}x{asked[1]}")]
+    if wrong:
+        raise InvalidRequest(wrong)
+
+
+def fit(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Scale to cover `size` (width, height) and crop at the centre: the one rule for every other aspect.
+
+    A mask (mode L) keeps its hard edge: nothing outside it may become selected.
+    """
+    if image.size == size:
+        return image
+    method = Image.Resampling.NEAREST if image.mode == "L" else Image.Resampling.LANCZOS
+    return ImageOps.fit(image, size, method=method)
+
+
+def composite(
+    result: Pixels, base: Image.Image, mask: Image.Image | None, strength: float
+) -> Pixels:
+    """`result` where `mask` (L, 255 = edit) says, `base` elsewhere, bit for bit; `strength` 0..1 scales the move."""
+    if mask is None and strength == 1.0:
+        return result
+    under: Pixels = np.asarray(base, dtype=np.float32) / np.float32(255)
+    alpha: Pixels = np.full((1, 1, 1), strength, dtype=np.float32)
+    if mask is not None:
+        alpha = alpha * np.asarray(mask, dtype=np.float32)[..., None] / np.float32(255)
+    return under + alpha * (result - under)
+
+
+def encode(pixels: Pixels, format: Format, quality: int) -> bytes:
+    """Encode without metadata. `quality` 0..100 is for JPEG and WebP; PNG is lossless."""
+    image = Image.fromarray((pixels * 255.0).round().clip(0, 255).astype(np.uint8))
+    out = io.BytesIO()
+    if format == "PNG":
+        # Run-length matching only: on photos as small as zlib's own search, in half the time.
+        image.save(out, "PNG", compress_level=1, compress_type=zlib.Z_RLE)
+    else:
+        image.save(out, format, quality=quality)
+    return out.getvalue()
+
+
+def _bad(field: str, description: str) -> InvalidRequest:
+    return InvalidRequest([Violation(field, description)])
+
+
+def _reason(error: Exception) -> str:
+    """A decoder's own words, one line, bounded."""
+    return " ".join(str(error).split())[:120] or type(error).__name__

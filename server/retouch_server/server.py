@@ -1,0 +1,147 @@
+"""The parts of a server put together: gRPC with health and reflection, metrics, engines; start, load, stop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from wsgiref.simple_server import WSGIServer
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio as health
+from grpc_reflection.v1alpha import reflection
+from prometheus_client import disable_created_metrics, start_http_server
+from retouch.v1 import image_edit_pb2 as pb
+from retouch.v1.image_edit_pb2_grpc import add_ImageEditServicer_to_server
+
+from . import catalog, models
+from .engine.engine import Engine
+from .images import InputLimits
+from .metrics import Metrics
+from .service import ImageEdit, Served
+from .settings import Settings
+
+log = logging.getLogger(__name__)
+SERVICE = pb.DESCRIPTOR.services_by_name["ImageEdit"].full_name
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+class BindError(Exception):
+    """A port cannot be bound; the message is one line for the operator."""
+
+
+class Server:
+    """One server process. `on_death` is called, from an engine's thread, when that engine has died."""
+
+    def __init__(self, settings: Settings, on_death: Callable[[], object]) -> None:
+        self.dead = False
+        self._settings, self._on_death = settings, on_death
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        self._entries = catalog.read(settings.models)
+        self._metrics = Metrics([entry.id for entry in self._entries])
+        self._pool = ThreadPoolExecutor(settings.threads, thread_name_prefix="pixels")
+        limits = InputLimits(settings.max_image_bytes, settings.max_image_pixels)
+        self._service = ImageEdit(self._metrics, self._pool, limits)
+        self._page: WSGIServer | None = None
+        self._health = health.HealthServicer()
+        self._grpc = grpc.aio.server(options=_options(settings))
+        add_ImageEditServicer_to_server(self._service, self._grpc)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
+        names = (SERVICE, "grpc.health.v1.Health", reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, self._grpc)
+
+    async def start(self) -> None:
+        """Bind, and answer health checks: alive, not serving yet. Raises BindError."""
+        await self._health.set("", SERVING)
+        await self._health.set(SERVICE, NOT_SERVING)
+        host, port = self._settings.host, self._settings.port
+        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        try:
+            bound = self._grpc.add_insecure_port(address)
+        except RuntimeError:
+            raise BindError(
+                f"RETOUCH_SERVER_PORT: cannot listen on {address}: is it taken?"
+            ) from None
+        self._start_metrics(host, self._settings.metrics_port)
+        await self._grpc.start()
+        log.info("listening on %s:%d", host, bound)
+
+    def _start_metrics(self, host: str, port: int) -> None:
+        if not port:
+            return
+        try:
+            self._page, _ = start_http_server(port, host, self._metrics.registry)
+        except OSError as error:
+            where = f"{host}:{port}"
+            raise BindError(
+                f"RETOUCH_SERVER_METRICS_PORT: cannot listen on {where}: {error.strerror}"
+            ) from None
+
+    async def load(self) -> None:
+        """Load every model and say SERVING. Raises models.LoadError."""
+        device = models.pick_device(self._settings.device)
+        served = {}
+        for entry in self._entries:
+            log.info("loading model %s on %s", entry.id, device)
+            model = await asyncio.to_thread(models.load, entry, device)
+            served[entry.id] = Served(model, self._engine(model))
+            log.info("loaded model %s in %.1f s", entry.id, model.load_seconds)
+        self._service.served = served
+        self._metrics.ready.set(1)
+        await self._health.set(SERVICE, SERVING)
+        log.info("serving %s", ", ".join(served))
+
+    def _engine(self, model: models.Model) -> Engine:
+        engine = Engine(
+            model.denoiser,
+            slots=model.entry.slots,
+            max_rows=model.entry.max_rows,
+            queue_size=self._settings.queue_size,
+            on_forward=partial(self._metrics.forward, model.entry.id),
+            on_death=self._died,
+            name=f"engine {model.entry.id}",
+        )
+        self._metrics.watch(model, engine)
+        engine.start()
+        return engine
+
+    def _died(self) -> None:
+        self.dead = True
+        self._on_death()
+
+    async def stop(self) -> None:
+        """Stop in the order that loses no call: say NOT_SERVING, wait for clients to hear, drain, end the engines.
+
+        grpc.aio's `stop` alone cancels calls that arrive meanwhile (grpc/grpc#41785).
+        """
+        self._metrics.ready.set(0)
+        await self._health.set(SERVICE, NOT_SERVING)
+        if self._service.served and not self.dead:
+            await asyncio.sleep(self._settings.drain_wait)
+        await self._grpc.stop(0 if self.dead else self._settings.drain_timeout)
+        for served in self._service.served.values():
+            await asyncio.to_thread(served.engine.stop, 10)
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        if self._page:
+            self._page.shutdown()
+            self._page.server_close()
+
+
+def _options(settings: Settings) -> list[tuple[str, int]]:
+    grace_ms = int(settings.drain_timeout * 1000)
+    return [
+        ("grpc.max_receive_message_length", settings.max_message_bytes),
+        # Results: ten images of lossless pixels may be larger than what came in.
+        ("grpc.max_send_message_length", -1),
+        # Without this a second server would share the port in silence.
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_connection_age_ms", int(settings.max_connection_age * 1000)),
+        ("grpc.max_connection_age_grace_ms", grace_ms),
+        # Clients may ask every 20 s whether the line is alive.
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_ping_interval_without_data_ms", 20_000),
+    ]

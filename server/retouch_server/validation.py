@@ -1,0 +1,166 @@
+"""The authority on what a request may say: every range of the contract, and what its model can honour.
+
+Nothing is ignored: a field that the model has no use for is refused by name.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from retouch.v1 import image_edit_pb2 as pb
+
+from . import images
+from .errors import InvalidRequest, Violation
+from .images import Format, InputLimits
+from .models import Inputs, Model
+
+Ranged = Literal["n", "strength", "guidance_scale", "num_inference_steps", "output_compression"]
+MAX_IMAGES = 16
+RANGES: dict[Ranged, tuple[int, int]] = {
+    "n": (1, 10),
+    "strength": (0, 1),
+    "guidance_scale": (0, 20),
+    "num_inference_steps": (1, 100),
+    "output_compression": (0, 100),
+}
+MAX_PROMPT = 4000
+MAX_SIDE = 8192
+DEFAULT_QUALITY = 90
+FORMATS: dict[int, Format] = {
+    pb.OUTPUT_FORMAT_UNSPECIFIED: "PNG",
+    pb.OUTPUT_FORMAT_PNG: "PNG",
+    pb.OUTPUT_FORMAT_JPEG: "JPEG",
+    pb.OUTPUT_FORMAT_WEBP: "WEBP",
+}
+PB_FORMATS: dict[Format, pb.OutputFormat.ValueType] = {
+    "PNG": pb.OUTPUT_FORMAT_PNG,
+    "JPEG": pb.OUTPUT_FORMAT_JPEG,
+    "WEBP": pb.OUTPUT_FORMAT_WEBP,
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A valid request with every unset field filled in from the model's defaults."""
+
+    prompt: str
+    negative_prompt: str | None
+    seeds: tuple[int, ...]
+    steps: int
+    guidance_scale: float | None
+    strength: float | None
+    size: tuple[int, int] | None
+    max_pixels: int
+    format: Format
+    quality: int
+
+
+def plan(request: pb.EditRequest, model: Model) -> Plan:
+    """Check all but the pictures, and fill in defaults. Raises InvalidRequest with every violation at once."""
+    defaults = model.defaults
+    profile = model.entry.max if request.kontext_max_mode else None
+    guidance = _first(
+        request.guidance_scale if request.HasField("guidance_scale") else None,
+        profile.guidance_scale if profile else None,
+        defaults.guidance_scale if model.takes_guidance else None,
+    )
+    if violations := [*_ranges(request), *_abilities(request, model, guidance)]:
+        raise InvalidRequest(violations)
+    seed = request.seed if request.HasField("seed") else secrets.randbits(32)
+    steps = request.num_inference_steps or (profile and profile.num_inference_steps)
+    return Plan(
+        prompt=request.prompt,
+        negative_prompt=request.negative_prompt or None,
+        seeds=tuple((seed + i) % 2**64 for i in range(request.n if request.HasField("n") else 1)),
+        steps=steps or defaults.num_inference_steps or 28,
+        guidance_scale=guidance,
+        strength=request.strength
+        if request.HasField("strength")
+        else model.entry.defaults.strength,
+        size=(request.size.width, request.size.height) if request.HasField("size") else None,
+        max_pixels=(profile and profile.max_pixels) or model.entry.limits.max_pixels,
+        format=FORMATS[request.output_format],
+        quality=request.output_compression
+        if request.HasField("output_compression")
+        else DEFAULT_QUALITY,
+    )
+
+
+def prepare(request: pb.EditRequest, plan: Plan, model: Model, limits: InputLimits) -> list[Inputs]:
+    """Decode and fit the pictures: the inputs of each image to be made, sharing them. For a thread pool.
+
+    Raises InvalidRequest naming the picture.
+    """
+    first = images.decode(request.images[0], "images[0]", limits)
+    mask = images.decode_mask(request.mask, first, limits) if request.mask else None
+    allowed = model.entry.limits.model_copy(update={"max_pixels": plan.max_pixels})
+    size = images.output_size(first.size, plan.size, model.family.multiple, allowed)
+    fitted = images.fit(images.flatten(first), size)
+    fitted_mask = images.fit(mask, size) if mask else None
+    return [
+        Inputs(
+            prompt=plan.prompt,
+            negative_prompt=plan.negative_prompt,
+            image=fitted,
+            mask=fitted_mask,
+            steps=plan.steps,
+            guidance_scale=plan.guidance_scale,
+            strength=plan.strength,
+            seed=seed,
+        )
+        for seed in plan.seeds
+    ]
+
+
+def _ranges(request: pb.EditRequest) -> Iterator[Violation]:
+    """The contract's own rules, the same for every model."""
+    if not 1 <= len(request.images) <= MAX_IMAGES:
+        yield Violation("images", f"must be 1 to {MAX_IMAGES} images, not {len(request.images)}")
+    if not request.prompt.strip():
+        yield Violation("prompt", "must not be empty")
+    for field in ("prompt", "negative_prompt"):
+        if (length := len(getattr(request, field))) > MAX_PROMPT:
+            yield Violation(field, f"must have at most {MAX_PROMPT} characters, not {length}")
+    for field, (low, high) in RANGES.items():
+        value = getattr(request, field)
+        # Written so that NaN, which compares false with everything, is refused.
+        if request.HasField(field) and not low <= value <= high:
+            yield Violation(field, f"must be {low} to {high}, not {value:g}")
+    if request.HasField("size"):
+        for side in ("width", "height"):
+            if not 1 <= (value := getattr(request.size, side)) <= MAX_SIDE:
+                yield Violation(f"size.{side}", f"must be 1 to {MAX_SIDE}, not {value}")
+    if request.output_format not in FORMATS:
+        yield Violation("output_format", "must be PNG, JPEG or WEBP")
+    elif request.HasField("output_compression") and FORMATS[request.output_format] == "PNG":
+        yield Violation("output_compression", "is for JPEG and WEBP; PNG is lossless")
+
+
+def _abilities(
+    request: pb.EditRequest, model: Model, guidance: float | None
+) -> Iterator[Violation]:
+    """What this model can honour."""
+    name = model.entry.id
+    if 1 < len(request.images) <= MAX_IMAGES:
+        yield Violation("images[1]", f"model {name} takes one image")
+    if request.mask and not model.takes_mask:
+        yield Violation("mask", f"model {name} takes none")
+    if request.HasField("strength") and not model.takes_strength:
+        yield Violation("strength", f"model {name} takes none")
+    if request.HasField("guidance_scale") and not model.takes_guidance:
+        yield Violation("guidance_scale", f"model {name} takes none")
+    if request.negative_prompt:
+        if not model.family.negative_prompt:
+            yield Violation("negative_prompt", f"model {name} takes none")
+        elif guidance is not None and guidance <= 1:
+            yield Violation("negative_prompt", "has an effect only with a guidance_scale above 1")
+    if request.partial_images:
+        yield Violation("partial_images", f"model {name} makes no previews")
+
+
+def _first(*values: float | None) -> float | None:
+    """The first that is set."""
+    return next((value for value in values if value is not None), None)
