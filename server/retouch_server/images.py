@@ -149,14 +149,14 @@ def output_size(
     area = image[0] * image[1]
     scale = sqrt(min(max(area, limits.min_pixels), limits.max_pixels) / area)
     width, height = (max(multiple, round(side * scale / multiple) * multiple) for side in image)
-    # Rounding may leave the limits: shorten the longer side, or lengthen the shorter, until they hold.
-    while width * height > limits.max_pixels and max(width, height) > multiple:
-        width, height = (
-            (width - multiple, height) if width >= height else (width, height - multiple)
-        )
+    # Rounding may leave the limits: lengthen the shorter side, then shorten the longer. The upper limit always holds.
     while width * height < limits.min_pixels:
         width, height = (
             (width + multiple, height) if width <= height else (width, height + multiple)
+        )
+    while width * height > limits.max_pixels and max(width, height) > multiple:
+        width, height = (
+            (width - multiple, height) if width >= height else (width, height - multiple)
         )
     return width, height
 

@@ -192,7 +192,7 @@ class Model:
             "height": height,
             "max_area": width * height,
             "_auto_resize": False,
-            "strength": _runnable(inputs.strength, inputs.steps),
+            "strength": self._runnable(inputs.strength, inputs.steps),
             "guidance_scale": inputs.guidance_scale,
             "num_inference_steps": inputs.steps,
             # On the CPU: the same noise on every device.
@@ -204,10 +204,12 @@ class Model:
         given = {k: v for k, v in known.items() if k in taken and v is not None}
         return given | self.entry.arguments
 
-
-def _runnable(strength: float | None, steps: int) -> float | None:
-    """At least one denoising step: pipelines run int(steps x strength) of them and fail on none."""
-    return None if strength is None else min(1.0, max(strength, (1 + 1e-6) / steps))
+    def _runnable(self, strength: float | None, steps: int) -> float | None:
+        """At least one denoising step: pipelines fail on none. UNet ones round steps x strength down, others up."""
+        if strength is None:
+            return None
+        least = (1 + 1e-6) / steps if self.family.denoiser == "unet" else 1e-6
+        return min(1.0, max(strength, least))
 
 
 def load(entry: ModelEntry, device: str) -> Model:

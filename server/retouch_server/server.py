@@ -35,10 +35,14 @@ class BindError(Exception):
 
 
 class Server:
-    """One server process. `on_death` is called, from an engine's thread, when that engine has died."""
+    """One server process, on `port` once started.
+
+    `on_death` is called, from an engine's thread, when that engine has died; `dead` is then true.
+    """
 
     def __init__(self, settings: Settings, on_death: Callable[[], object]) -> None:
         self.dead = False
+        self.port = 0
         self._settings, self._on_death = settings, on_death
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._entries = catalog.read(settings.models)
@@ -61,14 +65,14 @@ class Server:
         host, port = self._settings.host, self._settings.port
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
-            bound = self._grpc.add_insecure_port(address)
+            self.port = self._grpc.add_insecure_port(address)
         except RuntimeError:
             raise BindError(
                 f"RETOUCH_SERVER_PORT: cannot listen on {address}: is it taken?"
             ) from None
         self._start_metrics(host, self._settings.metrics_port)
         await self._grpc.start()
-        log.info("listening on %s:%d", host, bound)
+        log.info("listening on %s:%d", host, self.port)
 
     def _start_metrics(self, host: str, port: int) -> None:
         if not port:

@@ -6,10 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from retouch_server.catalog import ModelEntry
 from retouch_server.models import Model, load
 
 from tests.server import tiny
+
+# The models are tiny: more threads only wait for each other.
+torch.set_num_threads(1)
 
 Folder = Callable[[str], Path]
 Load = Callable[[str], Model]

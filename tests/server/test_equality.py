@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import diffusers
@@ -41,6 +43,16 @@ EDITS = (
 )
 
 
+@cache
+def stock(folder: Path) -> Any:
+    """The pipeline as diffusers loads it, dropout off."""
+    loaded = diffusers.DiffusionPipeline.from_pretrained(folder)
+    for module in loaded.components.values():
+        if isinstance(module, torch.nn.Module):
+            module.eval()
+    return loaded
+
+
 def plain(name: str, inputs: Inputs, folder: Folder) -> Tensor:
     """The edit through diffusers alone: pipeline loaded and called with nothing of this project between."""
     generator = torch.Generator("cpu").manual_seed(inputs.seed)
@@ -53,10 +65,7 @@ def plain(name: str, inputs: Inputs, folder: Folder) -> Tensor:
         "output_type": "pt",
     }
     width, height = inputs.image.size
-    loaded = diffusers.DiffusionPipeline.from_pretrained(folder(name))
-    for module in loaded.components.values():
-        if isinstance(module, torch.nn.Module):
-            module.eval()
+    loaded = stock(folder(name))
     if name == "kontext":
         call |= {
             "width": width,

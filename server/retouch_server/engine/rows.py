@@ -72,6 +72,8 @@ class Rows:
         self._table = next(
             (TABLES[c.__name__] for c in type(denoiser).__mro__ if c.__name__ in TABLES), None
         )
+        named = {self._table.lead, *self._table.stacked} if self._table else set()
+        self._stacked = named & self._signature.parameters.keys()
         # Position ids are the same tensor at every step of an edit: digest each once, not once a step.
         self._digests = WeakTensorKeyDictionary()
 
@@ -83,11 +85,10 @@ class Rows:
         bound.apply_defaults()
         arguments = dict(bound.arguments)
         lead = arguments[self._table.lead]
-        stacked = self._table.stacked | {self._table.lead}
-        for name in stacked:
+        for name in self._stacked:
             arguments[name] = _as_rows(arguments[name], lead)
         key = tuple(
-            (name, _shape(value) if name in stacked else self._value(value))
+            (name, _shape(value) if name in self._stacked else self._value(value))
             for name, value in sorted(arguments.items())
         )
         return Call(arguments, key, rows=lead.shape[0])
@@ -95,11 +96,10 @@ class Rows:
     def stack(self, calls: Sequence[Call]) -> dict[str, Any]:
         """Arguments of one forward for calls of equal keys: rows in the order of `calls`."""
         first = calls[0].arguments
-        if len(calls) == 1 or self._table is None:
+        if len(calls) == 1:
             return first
-        stacked = self._table.stacked | {self._table.lead}
         return {
-            name: _cat([call.arguments[name] for call in calls]) if name in stacked else value
+            name: _cat([call.arguments[name] for call in calls]) if name in self._stacked else value
             for name, value in first.items()
         }
 

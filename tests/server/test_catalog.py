@@ -1,0 +1,85 @@
+"""The operator's list of models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from retouch_server import catalog
+from retouch_server.catalog import CatalogError
+
+
+def test_the_bare_word_pocket() -> None:
+    assert catalog.read("pocket") == [catalog.POCKET]
+
+
+def test_a_list() -> None:
+    entries = catalog.read("pocket, kontext=/models/kontext,ip2p=timbrooks/instruct-pix2pix")
+    assert [(e.id, e.source) for e in entries[1:]] == [
+        ("kontext", "/models/kontext"),
+        ("ip2p", "timbrooks/instruct-pix2pix"),
+    ]
+
+
+def test_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "models.yaml"
+    path.write_text(
+        """
+        models:
+          - id: kontext
+            source: black-forest-labs/FLUX.1-Kontext-dev
+            revision: main
+            dtype: bfloat16
+            defaults: {num_inference_steps: 24, guidance_scale: 2.5}
+            limits: {max_pixels: 1048576}
+            max: {num_inference_steps: 50}
+            slots: 4
+          - {id: small, source: pocket, slots: 2}
+        """
+    )
+    kontext, small = catalog.read(str(path))
+    assert kontext.max is not None
+    assert (kontext.defaults.num_inference_steps, kontext.max.num_inference_steps) == (24, 50)
+    assert small.source == catalog.POCKET.source
+    assert small.arguments == catalog.POCKET.arguments
+    assert small.slots == 2
+
+
+@pytest.mark.parametrize(
+    ("models", "words"),
+    [
+        ("", "no models"),
+        ("nonsense", "neither id=source nor the word pocket"),
+        ("a=x/y,a=x/z", "listed twice: a"),
+        ("bad id=x/y", "model bad id: id"),
+        ("missing.yaml", "cannot read missing.yaml"),
+    ],
+)
+def test_mistakes(models: str, words: str) -> None:
+    with pytest.raises(CatalogError, match=words):
+        catalog.read(models)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("a: [", "not YAML"),
+        ("- pocket", "one key `models`"),
+        ("models: pocket", "models is not a list"),
+        ("models: [{id: a, source: b, colour: red}]", "model a: colour: Extra inputs"),
+        (
+            "models: [{id: a, source: b, defaults: {guidance_scale: 21}}]",
+            "model a: defaults.guidance_scale",
+        ),
+        (
+            "models: [{id: a, source: b, limits: {min_pixels: 4096, max_pixels: 100}}]",
+            "min_pixels is above",
+        ),
+        ("models: [7]", "model \\?"),
+    ],
+)
+def test_mistakes_in_a_file(content: str, words: str, tmp_path: Path) -> None:
+    path = tmp_path / "models.yml"
+    path.write_text(content)
+    with pytest.raises(CatalogError, match=words):
+        catalog.read(str(path))

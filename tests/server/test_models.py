@@ -1,0 +1,141 @@
+"""Loading, and which pipeline an edit's inputs go to."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from retouch_server.catalog import Defaults, ModelEntry
+from retouch_server.models import FAMILIES, LoadError, load, pick_device
+
+from tests.server import tiny
+from tests.server.conftest import Folder, Load
+from tests.server.test_equality import EDITS, mask
+
+
+def fails(entry: ModelEntry) -> str:
+    with pytest.raises(LoadError) as failure:
+        load(entry, "cpu")
+    message = str(failure.value)
+    assert "\n" not in message
+    assert message.startswith(f"model {entry.id}: ")
+    return message
+
+
+def test_a_missing_folder() -> None:
+    assert "there is no folder /nowhere/model" in fails(ModelEntry(id="m", source="/nowhere/model"))
+    assert "there is no folder ./model" in fails(ModelEntry(id="m", source="./model"))
+
+
+def test_a_folder_that_holds_no_pipeline(tmp_path: Path) -> None:
+    assert "no model_index.json" in fails(ModelEntry(id="m", source=str(tmp_path)))
+
+
+@pytest.fixture
+def copied(tiny_folder: Folder, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_folder("instruct"), tmp_path / "copied"))
+
+
+def test_a_pipeline_that_does_not_edit(copied: Path) -> None:
+    tiny.rewrite_index(copied, _class_name="StableAudioPipeline")
+    assert "StableAudioPipeline is not a pipeline that edits" in fails(
+        ModelEntry(id="m", source=str(copied))
+    )
+
+
+def test_classes_of_other_libraries_are_refused(copied: Path) -> None:
+    """A checkpoint names the classes of its parts; naming somebody's module would run it."""
+    (copied / "unet" / "evil.py").write_text("raise SystemExit('ran')")
+    tiny.rewrite_index(copied, unet=["evil", "UNet2DConditionModel"])
+    assert "its unet is of evil, which is not trusted" in fails(
+        ModelEntry(id="m", source=str(copied))
+    )
+    tiny.rewrite_index(copied, _class_name=["pipeline", "Evil"])
+    assert "is not a pipeline that edits" in fails(ModelEntry(id="m", source=str(copied)))
+
+
+@pytest.mark.parametrize("part", ["unet/diffusion_pytorch_model", "text_encoder/model"])
+def test_pickles_are_refused(copied: Path, part: str) -> None:
+    weights = copied / f"{part}.safetensors"
+    weights.unlink()
+    torch.save({}, weights.with_suffix(".bin"))
+    (copied / part.replace("text_encoder/model", "text_encoder/pytorch_model")).with_suffix(
+        ".bin"
+    ).touch()
+    assert "cannot load" in fails(ModelEntry(id="m", source=str(copied)))
+
+
+def test_masked_and_strength_pipelines_share_the_weights(tiny_model: Load) -> None:
+    model = tiny_model("kontext")
+    edit, masked = (model.pipelines[f"FluxKontext{kind}Pipeline"] for kind in ("", "Inpaint"))
+    assert edit.transformer is masked.transformer is model.denoiser
+    assert edit.vae is masked.vae
+    assert not model.denoiser.training
+    assert not edit.text_encoder_2.training
+    assert model.parameters > 10_000
+
+
+def test_the_pipeline_follows_from_the_inputs(tiny_model: Load) -> None:
+    kontext, instruct = tiny_model("kontext"), tiny_model("instruct")
+    plain, strong, masked = (
+        EDITS[0],
+        replace(EDITS[0], strength=0.5),
+        replace(EDITS[0], mask=mask()),
+    )
+    assert kontext._pipeline_name(plain) == "FluxKontextPipeline"
+    assert (
+        kontext._pipeline_name(strong)
+        == kontext._pipeline_name(masked)
+        == "FluxKontextInpaintPipeline"
+    )
+    assert instruct._pipeline_name(plain) == "StableDiffusionInstructPix2PixPipeline"
+    assert (kontext.takes_mask, kontext.takes_strength) == (True, True)
+    assert (instruct.takes_mask, instruct.takes_strength) == (False, False)
+
+
+def test_an_edit_leaves_the_shared_pipeline_as_it_was(tiny_model: Load) -> None:
+    model = tiny_model("diffusion")
+    pipe = model.pipelines["StableDiffusionImg2ImgPipeline"]
+    before = (dict(pipe.config), pipe.unet, pipe.scheduler, pipe.scheduler.num_inference_steps)
+    result = model.run(EDITS[0])(model.denoiser, lambda done, total: None)
+    assert result.shape == (1, 3, 64, 64)
+    assert before == (
+        dict(pipe.config),
+        pipe.unet,
+        pipe.scheduler,
+        pipe.scheduler.num_inference_steps,
+    )
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.05, 1.0])
+@pytest.mark.parametrize("name", ["kontext", "diffusion"])
+def test_any_strength_runs_at_least_a_step(tiny_model: Load, strength: float, name: str) -> None:
+    model = tiny_model(name)
+    steps: list[tuple[int, int]] = []
+    inputs = replace(EDITS[0], strength=strength, steps=4)
+    model.run(inputs)(model.denoiser, lambda *step: steps.append(step))
+    assert steps == [(1, 1)] if strength < 1 else [(i, 4) for i in range(1, 5)]
+    assert model.blend(inputs) == (0.0 if strength == 0 else 1.0)
+
+
+def test_defaults_are_the_catalogues_else_the_pipelines(tiny_model: Load) -> None:
+    model = tiny_model("diffusion")
+    assert model.defaults == Defaults(strength=0.8, guidance_scale=7.5, num_inference_steps=50)
+    entry = model.entry.model_copy(update={"defaults": Defaults(guidance_scale=2.0)})
+    assert replace(model, entry=entry).defaults.guidance_scale == 2.0
+
+
+def test_every_family_names_pipelines_of_diffusers() -> None:
+    import diffusers
+
+    for family in FAMILIES.values():
+        for name in {family.edit, family.masked, family.strength} - {None}:
+            assert hasattr(diffusers, str(name))
+
+
+def test_devices() -> None:
+    assert pick_device("cpu") == "cpu"
+    assert pick_device("auto") in ("cpu", "cuda", "mps")
