@@ -17,9 +17,10 @@ import grpc
 from google.protobuf import any_pb2
 from google.rpc import status_pb2
 from grpc_status import rpc_status
+from torch import Tensor
+
 from retouch.v1 import image_edit_pb2 as pb
 from retouch.v1.image_edit_pb2_grpc import ImageEditServicer
-from torch import Tensor
 
 from . import images, validation
 from .engine import edit as engine_edit

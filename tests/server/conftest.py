@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from retouch_server.catalog import ModelEntry
 from retouch_server.models import Model, load
-
 from tests.server import tiny
 
 # The models are tiny: more threads only wait for each other.

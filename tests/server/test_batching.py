@@ -9,6 +9,7 @@ from itertools import product
 
 from hypothesis import given
 from hypothesis import strategies as st
+
 from retouch_server.engine.batching import next_batch, room
 
 

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+
 from retouch_server.engine.edit import DeadlinePassed, Edit, EngineStopped, OnStep, QueueFull, Run
 from retouch_server.engine.engine import Engine
-from torch import Tensor
 
 
 class Denoiser:

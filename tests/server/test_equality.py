@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
+
 from retouch_server.engine.edit import Edit, EditCancelled
 from retouch_server.engine.engine import Engine
 from retouch_server.models import Inputs, Model
-from torch import Tensor
-
 from tests.server.conftest import Folder, Load
 
 TOLERANCE = 1e-5

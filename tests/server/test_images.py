@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
+
 from retouch_server import images
 from retouch_server.catalog import Limits
 from retouch_server.errors import InvalidRequest

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from retouch_server.catalog import Defaults, ModelEntry
 from retouch_server.models import FAMILIES, LoadError, load, pick_device
-
 from tests.server import tiny
 from tests.server.conftest import Folder, Load
 from tests.server.test_equality import EDITS, mask

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from retouch_server.engine.rows import TABLES, Rows
 from torch import Tensor
 
+from retouch_server.engine.rows import TABLES, Rows
 from tests.server.conftest import Load
 
 

@@ -18,12 +18,12 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_status import rpc_status
 from PIL import Image
+
 from retouch.v1 import image_edit_pb2 as pb
 from retouch.v1.image_edit_pb2_grpc import ImageEditStub
 from retouch_server.server import SERVICE, BindError, Server
 from retouch_server.service import _orca
 from retouch_server.settings import Settings
-
 from tests.server.conftest import Folder
 from tests.server.test_equality import mask, picture
 

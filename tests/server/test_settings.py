@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from retouch_server.settings import PREFIX, SettingsError, read
 
 

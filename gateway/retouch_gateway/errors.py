@@ -1,0 +1,200 @@
+"""What can go wrong, as HTTP says it: one exception tree, one table from gRPC status to it.
+
+Every failed request is answered `{"error": {"message", "type", "param", "code"}}`, where `code` is
+the HTTP status as a number. Messages are public: never a path, an address or a traceback in them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import grpc
+from google.protobuf.message import DecodeError
+from google.rpc.error_details_pb2 import BadRequest as FieldErrors
+from google.rpc.error_details_pb2 import RetryInfo
+from grpc_status import rpc_status
+from starlette.responses import JSONResponse, Response
+
+# A field and what is wrong with it; the field is None where no single one is to blame.
+Violation = tuple[str | None, str]
+
+_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+
+
+class GatewayError(Exception):
+    """Base of all answers that are not an edit.
+
+    GatewayError            500
+    ├─ BadRequest           400  one or more fields break a rule
+    ├─ NotFound             404  no such model, image or path
+    ├─ BodyTimeout          408  the body came too slowly
+    ├─ Gone                 410  the image's URL has expired
+    ├─ TooLarge             413  the body, or what it became for the upstream
+    ├─ WrongContentType     415
+    ├─ Busy                 429  the queue is full; says when to come back
+    ├─ ClientGone           499  the caller hung up: seen by logs and metrics only
+    ├─ BadUpstream          502  the upstream broke the contract
+    ├─ Unavailable          503  no upstream is ready
+    └─ OutOfTime            504  the request's budget is spent
+    """
+
+    status = 500
+    default = "The edit failed. It was logged with this request's id."
+
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        param: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        self.message = message or self.default
+        self.param = param
+        self.headers = dict(headers or {})
+        super().__init__(self.message)
+
+
+class BadRequest(GatewayError):
+    status = 400
+    default = "The request breaks a rule."
+
+    @classmethod
+    def of(cls, violations: Sequence[Violation]) -> BadRequest:
+        """All violations in the message, the first one's field as `param`."""
+        message = "; ".join(f"{field}: {text}" if field else text for field, text in violations)
+        return cls(message, param=_param(violations[0][0]))
+
+
+class NotFound(GatewayError):
+    status = 404
+    default = "Not found."
+
+
+class BodyTimeout(GatewayError):
+    status = 408
+    default = "The request's body came too slowly."
+
+
+class Gone(GatewayError):
+    status = 410
+    default = "This image has expired."
+
+
+class TooLarge(GatewayError):
+    status = 413
+    default = "The request is too large."
+
+
+class WrongContentType(GatewayError):
+    status = 415
+    default = "Content-Type must be application/json."
+
+
+class Busy(GatewayError):
+    status = 429
+    default = "All slots are taken and the queue is full; try again later."
+
+
+class ClientGone(GatewayError):
+    status = 499
+    default = "The client closed the connection."
+
+
+class BadUpstream(GatewayError):
+    status = 502
+    default = "The edit service gave an answer that makes no sense here."
+
+
+class Unavailable(GatewayError):
+    status = 503
+    default = "The edit service is not ready; try again."
+
+
+class OutOfTime(GatewayError):
+    status = 504
+    default = "The edit took longer than it may."
+
+
+# The table. UNAUTHENTICATED and PERMISSION_DENIED are about the gateway's own credentials, so the
+# caller of the gateway cannot mend them: 502.
+_BY_CODE: dict[grpc.StatusCode, type[GatewayError]] = {
+    grpc.StatusCode.INVALID_ARGUMENT: BadRequest,
+    grpc.StatusCode.OUT_OF_RANGE: BadRequest,
+    grpc.StatusCode.FAILED_PRECONDITION: BadRequest,
+    grpc.StatusCode.NOT_FOUND: NotFound,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: TooLarge,  # Busy, where RetryInfo says so
+    grpc.StatusCode.CANCELLED: Unavailable,  # not by us: the server dropped it, as when it stops
+    grpc.StatusCode.ABORTED: Unavailable,
+    grpc.StatusCode.UNAVAILABLE: Unavailable,
+    grpc.StatusCode.DEADLINE_EXCEEDED: OutOfTime,
+    grpc.StatusCode.INTERNAL: GatewayError,
+    grpc.StatusCode.UNKNOWN: GatewayError,
+    grpc.StatusCode.DATA_LOSS: GatewayError,
+    grpc.StatusCode.UNIMPLEMENTED: BadUpstream,
+    grpc.StatusCode.ALREADY_EXISTS: BadUpstream,
+    grpc.StatusCode.UNAUTHENTICATED: BadUpstream,
+    grpc.StatusCode.PERMISSION_DENIED: BadUpstream,
+}
+
+_DETAILS: dict[grpc.StatusCode, type[RetryInfo | FieldErrors]] = {
+    grpc.StatusCode.RESOURCE_EXHAUSTED: RetryInfo,
+    grpc.StatusCode.INVALID_ARGUMENT: FieldErrors,
+}
+
+
+def from_rpc(error: grpc.aio.AioRpcError) -> GatewayError:
+    """What a failed call means to the caller of the gateway.
+
+    INVALID_ARGUMENT keeps the server's own words, by field; anything unforeseen loses them.
+    """
+    details = _details(error)
+    if isinstance(details, RetryInfo):
+        seconds = details.retry_delay.seconds + details.retry_delay.nanos / 1e9
+        return Busy(headers={"retry-after": str(min(60, max(1, math.ceil(seconds))))})
+    if isinstance(details, FieldErrors) and details.field_violations:
+        return BadRequest.of([(v.field, v.description) for v in details.field_violations])
+    kind = _BY_CODE.get(error.code(), GatewayError)
+    if kind is NotFound:
+        return NotFound(error.details(), param="model")  # the only thing a call can fail to find
+    if kind is BadRequest:
+        return BadRequest(error.details())
+    return kind()
+
+
+def _details(error: grpc.aio.AioRpcError) -> RetryInfo | FieldErrors | None:
+    """The first google.rpc detail we know, taken only from the status it belongs to."""
+    wanted = _DETAILS.get(error.code())
+    if not wanted:
+        return None
+    try:
+        status = rpc_status.from_call(error)
+        for packed in status.details if status else ():
+            found = wanted()
+            if packed.Unpack(found):
+                return found
+    except (DecodeError, ValueError):
+        pass  # details that contradict or garble their status: the status alone is what we know
+    return None
+
+
+def _param(field: str | None) -> str | None:
+    """A field of the contract as REST names it: `size.width` is part of `size`."""
+    return (field or "").partition(".")[0] or None
+
+
+def error_type(status: int) -> str:
+    """`error.type` for an HTTP status."""
+    return _TYPES.get(status) or ("api_error" if status >= 500 else "invalid_request_error")
+
+
+def envelope(status: int, message: str, param: str | None = None) -> dict[str, object]:
+    """The body of every failed request."""
+    kind = error_type(status)
+    return {"error": {"message": message, "type": kind, "param": param, "code": status}}
+
+
+def error_response(error: GatewayError) -> Response:
+    """`error` as its HTTP answer."""
+    body = envelope(error.status, error.message, error.param)
+    return JSONResponse(body, error.status, error.headers)

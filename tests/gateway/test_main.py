@@ -1,0 +1,142 @@
+"""The process: light, quick, tells its mistakes in a line, and stops in order."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+import pytest_asyncio
+
+from tests.gateway.conftest import Upstream, b64, picture
+
+GATEWAY = [sys.executable, "-m", "retouch_gateway"]
+BODY = {"images": [b64(picture())], "prompt": "x"}
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+Process = asyncio.subprocess.Process
+Starting = Callable[..., Awaitable[Process]]
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def start_process(tmp_path: Path, upstream: Upstream) -> AsyncIterator[Starting]:
+    """Start `retouch-gateway` with flags, wait until it listens."""
+    started: list[Process] = []
+
+    async def starting(*flags: str) -> Process:
+        environment = os.environ | {
+            "RETOUCH_GATEWAY_UPSTREAM": upstream.target,
+            "RETOUCH_GATEWAY_STORE": str(tmp_path / "store"),
+            "RETOUCH_GATEWAY_METRICS_PORT": "0",
+        }
+        process = await asyncio.create_subprocess_exec(
+            *GATEWAY, *flags, env=environment, stderr=asyncio.subprocess.PIPE
+        )
+        started.append(process)
+        assert process.stderr
+        while b"listening" not in (line := await process.stderr.readline()):
+            assert line, "it ended"
+        return process
+
+    yield starting
+    for process in started:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+def test_it_imports_quickly_and_holds_no_model() -> None:
+    code = (
+        "import sys, time; began = time.perf_counter(); import retouch_gateway.__main__;"
+        "print(time.perf_counter() - began); print('\\n'.join(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    seconds, *modules = done.stdout.split()
+    assert float(seconds) < 1
+    roots = {module.partition(".")[0] for module in modules}
+    assert "retouch_gateway" in roots
+    assert not roots & {"torch", "retouch_server", "retouch_cli", "diffusers", "numpy", "PIL"}
+
+
+def test_wrong_settings_are_lines_and_exit_2() -> None:
+    environment = os.environ | {"RETOUCH_GATEWAY_PORT": "x", "RETOUCH_GATEWAY_TTL": "0"}
+    done = subprocess.run(GATEWAY, env=environment, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert [line.split(":")[0] for line in done.stderr.splitlines()] == [
+        "RETOUCH_GATEWAY_PORT",
+        "RETOUCH_GATEWAY_TTL",
+    ]
+
+
+@pytest.mark.parametrize("variable", ["PORT", "METRICS_PORT"])
+def test_a_taken_port_is_a_line_and_exit_1(variable: str, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        environment = os.environ | {
+            "RETOUCH_GATEWAY_PORT": "0",
+            "RETOUCH_GATEWAY_METRICS_PORT": "0",
+            "RETOUCH_GATEWAY_STORE": str(tmp_path),
+            f"RETOUCH_GATEWAY_{variable}": str(port),
+        }
+        done = subprocess.run(GATEWAY, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"RETOUCH_GATEWAY_{variable}: cannot listen on 127.0.0.1 port {port}: "
+        "Address already in use\n"
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_it_finishes_what_is_in_flight(
+    start_process: Starting, upstream: Upstream, number: signal.Signals
+) -> None:
+    port = free_port()
+    process = await start_process("--port", str(port))
+    upstream.echo.delay = 0.5
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+        edit = asyncio.create_task(client.post("/v1/images/edits", json=BODY))
+        await asyncio.wait_for(upstream.echo.started.wait(), 5)
+        process.send_signal(number)
+        assert (await edit).status_code == 200
+    _, errors = await asyncio.wait_for(process.communicate(), 5)
+    assert process.returncode == 0
+    assert b"Traceback" not in errors
+
+
+async def test_it_stays_small_and_urls_survive_it(start_process: Starting) -> None:
+    port, metrics = free_port(), free_port()
+    flags = ("--port", str(port), "--metrics-port", str(metrics))
+    process = await start_process(*flags)
+    async with httpx.AsyncClient() as client:
+        address = f"http://127.0.0.1:{port}/v1/images/edits"
+        replies = [await client.post(address, json=BODY) for _ in range(5)]
+        url = replies[0].json()["data"][0]["url"]
+        resident = psutil.Process(process.pid).memory_info().rss
+        assert resident < 120 * 2**20, f"{resident / 2**20:.0f} MiB"
+        page = (await client.get(f"http://127.0.0.1:{metrics}/metrics")).text
+        assert "retouch_gateway_stored_images_total 5.0" in page
+        assert (await client.get(f"http://127.0.0.1:{port}/metrics")).status_code == 404
+        process.terminate()
+        await process.communicate()
+        await start_process(*flags)
+        assert (await client.get(url)).status_code == 200
+
+
+def test_help_is_help() -> None:
+    done = subprocess.run([*GATEWAY, "--help"], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "RETOUCH_GATEWAY_PUBLIC_URL" in done.stdout

@@ -1,0 +1,117 @@
+"""Settings: defaults, environment, flags, and every mistake at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from retouch_gateway.settings import PREFIX, Settings, SettingsError, load, unknown_variables
+
+
+@pytest.fixture(autouse=True)
+def _home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+
+def mistakes(*arguments: str) -> list[str]:
+    with pytest.raises(SettingsError) as caught:
+        load(arguments)
+    return list(caught.value.lines)
+
+
+def test_defaults(tmp_path: Path) -> None:
+    settings = load()
+    assert (settings.host, settings.port, settings.metrics_port) == ("127.0.0.1", 8000, 9091)
+    assert settings.upstream == "localhost:50051"
+    assert (settings.ttl, settings.timeout, settings.public_url) == (3600, 300, None)
+    assert settings.max_image_bytes == 4 * 2**20
+    assert settings.store == tmp_path / ".local/state/retouch/images"
+    assert settings.store.is_dir()
+    assert not settings.anonymous
+    # Sixteen images and a mask in base64, with line breaks.
+    assert settings.body_bytes > 17 * 4 * 2**20 * 4 / 3 * 78 / 76
+
+
+def test_a_flag_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RETOUCH_GATEWAY_PORT", "8001")
+    monkeypatch.setenv("RETOUCH_GATEWAY_TTL", "7")
+    settings = load(["--port", "8002", "--public-url", "https://x.example/"])
+    assert (settings.port, settings.ttl) == (8002, 7)
+    assert settings.public_url == "https://x.example"
+
+
+def test_every_setting_is_a_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        load(["--help"])
+    assert left.value.code == 0
+    shown = capsys.readouterr().out
+    for name, field in Settings.model_fields.items():
+        assert f"--{name.replace('_', '-')}" in shown
+        assert field.description
+
+
+def test_every_mistake_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    wrong = {
+        "HOST": "0.0.0.0",
+        "PORT": "http",
+        "METRICS_PORT": "70000",
+        "PUBLIC_URL": "example.com",
+        "STORE": str(tmp_path / "file"),
+        "TTL": "0",
+        "TIMEOUT": "-1",
+        "BODY_TIMEOUT": "inf",
+        "MAX_IMAGE_BYTES": "0",
+        "MAX_BODY_BYTES": "lots",
+        "SIGNING_KEY": "long-enough-for-a-key,short",
+        "UPSTREAM": "",
+    }
+    for name, value in wrong.items():
+        monkeypatch.setenv(PREFIX + name, value)
+    lines = mistakes()
+    named = {line.split(":")[0].removeprefix(PREFIX) for line in lines}
+    assert named == set(wrong) - {"HOST"} | {"ANONYMOUS"}
+    assert len(lines) == len(named)
+    assert all("\n" not in line for line in lines)
+    assert "long-enough" not in "".join(lines)
+
+
+@pytest.mark.parametrize(
+    "host", ["0.0.0.0", "::", "192.168.1.5", "example.com", "127.0.0.1.evil.example"]
+)
+def test_beyond_loopback_is_asked_for_by_name(host: str) -> None:
+    (line,) = mistakes("--host", host)
+    assert line.startswith("RETOUCH_GATEWAY_ANONYMOUS: ")
+    assert load(["--host", host, "--anonymous"]).host == host
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
+def test_loopback_needs_no_more(host: str) -> None:
+    assert load(["--host", host]).host == host
+
+
+def test_metrics_are_not_public() -> None:
+    (line,) = mistakes("--port", "9091")
+    assert line.startswith("RETOUCH_GATEWAY_METRICS_PORT: ")
+    assert load(["--port", "0", "--metrics-port", "0"]).metrics_port == 0
+
+
+@pytest.mark.parametrize("url", ["ftp://x", "http://", "https://x/?a", "https://x/#a", "//x", ""])
+def test_a_public_url_is_absolute(url: str) -> None:
+    (line,) = mistakes("--public-url", url)
+    assert line.startswith("RETOUCH_GATEWAY_PUBLIC_URL: ")
+
+
+def test_signing_keys() -> None:
+    assert load().signing_keys == []
+    first, second = "a" * 16, "b" * 16
+    settings = load(["--signing-key", f"{first}, {second}"])
+    assert settings.signing_keys == [first.encode(), second.encode()]
+    assert first not in repr(settings)
+
+
+def test_typing_errors_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RETOUCH_GATEWAY_PROT", "1")
+    monkeypatch.setenv("RETOUCH_GATEWAY_PORT", "1")
+    assert unknown_variables() == ["RETOUCH_GATEWAY_PROT"]

@@ -1,0 +1,188 @@
+"""Upstreams that are down, draining, full, slow to come or wrong; what each becomes over HTTP."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+
+import grpc
+import pytest
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2
+
+from retouch.v1 import image_edit_pb2 as pb
+from tests.gateway.conftest import (
+    Live,
+    Refusal,
+    StartGateway,
+    Upstream,
+    b64,
+    busy,
+    error_of,
+    invalid,
+    picture,
+    start_upstream,
+)
+
+C = grpc.StatusCode
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "kind"),
+    [
+        (C.INVALID_ARGUMENT, 400, "invalid_request_error"),
+        (C.OUT_OF_RANGE, 400, "invalid_request_error"),
+        (C.FAILED_PRECONDITION, 400, "invalid_request_error"),
+        (C.RESOURCE_EXHAUSTED, 413, "invalid_request_error"),
+        (C.CANCELLED, 503, "api_error"),
+        (C.ABORTED, 503, "api_error"),
+        (C.DEADLINE_EXCEEDED, 504, "api_error"),
+        (C.INTERNAL, 500, "api_error"),
+        (C.UNKNOWN, 500, "api_error"),
+        (C.DATA_LOSS, 500, "api_error"),
+        (C.UNIMPLEMENTED, 502, "api_error"),
+        (C.ALREADY_EXISTS, 502, "api_error"),
+        (C.UNAUTHENTICATED, 502, "api_error"),
+        (C.PERMISSION_DENIED, 502, "api_error"),
+    ],
+)
+async def test_each_status_has_its_answer(
+    gateway: Live, upstream: Upstream, code: grpc.StatusCode, status: int, kind: str
+) -> None:
+    upstream.echo.refusals = [Refusal(code, "Traceback: /srv/secret.py")]
+    response = await gateway.edit()
+    assert error_of(response, status)["type"] == kind
+    if status >= 500:
+        assert "secret" not in response.text
+    assert gateway.value("upstream_requests_total", rpc="Edit", code=code.name) >= 1
+    assert (await gateway.edit()).status_code == 200
+
+
+async def test_not_found_is_the_model(gateway: Live, upstream: Upstream) -> None:
+    upstream.echo.refusals = [Refusal(C.NOT_FOUND, "no model 'x'")]
+    assert error_of(await gateway.edit(), 404, "model")["message"] == "no model 'x'"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "header"), [(0, "1"), (0.2, "1"), (3, "3"), (3.2, "4"), (600, "60")]
+)
+async def test_a_full_queue_says_when(
+    gateway: Live, upstream: Upstream, seconds: float, header: str
+) -> None:
+    upstream.echo.refusals = [busy(seconds)]
+    response = await gateway.edit()
+    assert error_of(response, 429)["type"] == "rate_limit_error"
+    assert response.headers["retry-after"] == header
+    assert len(upstream.echo.requests) == 1  # it is for the caller to try again
+
+
+async def test_violations_are_all_told(gateway: Live, upstream: Upstream) -> None:
+    upstream.echo.refusals = [
+        invalid(("size.height", "must be even"), ("images[2]", "is odd"), ("n", "must be 1..10"))
+    ]
+    error = error_of(await gateway.edit(), 400, "size")
+    assert error["message"] == "size.height: must be even; images[2]: is odd; n: must be 1..10"
+
+
+@pytest.mark.parametrize(
+    "detail", [error_details_pb2.ErrorInfo(reason="x"), error_details_pb2.BadRequest()]
+)
+async def test_details_that_say_nothing(gateway: Live, upstream: Upstream, detail: Message) -> None:
+    upstream.echo.refusals = [Refusal(C.INVALID_ARGUMENT, "wrong somehow", detail)]
+    assert error_of(await gateway.edit(), 400)["message"] == "wrong somehow"
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        pb.EditResponse(model="x"),
+        pb.EditResponse(images=[pb.EditedImage(data=b"x")]),
+        pb.EditResponse(images=[pb.EditedImage(data=b"x", format=99)]),  # type: ignore[arg-type]
+    ],
+)
+async def test_an_answer_that_makes_no_sense(
+    gateway: Live, upstream: Upstream, response: pb.EditResponse
+) -> None:
+    upstream.echo.response = response
+    error_of(await gateway.edit(), 502)
+
+
+async def test_nobody_there(start: StartGateway) -> None:
+    gateway = await start(upstream=f"127.0.0.1:{free_port()}")
+    for path in ("/readyz", "/v1/models", "/v1/models/x"):
+        began = time.monotonic()
+        error_of(await gateway.client.get(path), 503)
+        assert time.monotonic() - began < 1
+    began = time.monotonic()
+    assert error_of(await gateway.edit(), 503)["type"] == "api_error"
+    assert time.monotonic() - began < 1
+    assert (await gateway.client.get("/healthz")).status_code == 200
+
+
+async def test_somebody_who_never_answers(start: StartGateway) -> None:
+    """A listener that takes the connection and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        gateway = await start(upstream=f"127.0.0.1:{listener.getsockname()[1]}", timeout=0.5)
+        began = time.monotonic()
+        error_of(await gateway.client.get("/readyz"), 503)
+        assert time.monotonic() - began < 1
+        assert (await gateway.edit()).status_code in (503, 504)
+
+
+async def test_readiness_follows_the_upstream(start: StartGateway, upstream: Upstream) -> None:
+    gateway = await start()
+    assert (await gateway.client.get("/readyz")).json() == {"status": "ready"}
+    await upstream.serving(False)
+    try:
+        error_of(await gateway.client.get("/readyz"), 503)
+        began = time.monotonic()
+        error_of(await gateway.edit(), 503)  # left out by the channel's own health check
+        assert time.monotonic() - began < 1
+        assert upstream.echo.requests == []
+    finally:
+        await upstream.serving(True)
+    assert (await gateway.edit()).status_code == 200
+
+
+async def test_it_is_found_when_it_comes(start: StartGateway) -> None:
+    port = free_port()
+    gateway = await start(upstream=f"127.0.0.1:{port}")
+    error_of(await gateway.edit(), 503)
+    upstream = await start_upstream(port)
+    try:
+        began = time.monotonic()
+        while (await gateway.client.get("/readyz")).status_code != 200:
+            assert time.monotonic() - began < 5
+        assert (await gateway.edit()).status_code == 200
+    finally:
+        await upstream.server.stop(0)
+
+
+@pytest.mark.parametrize("size", [100, 3_000_000])
+async def test_unavailable_is_tried_again(
+    start: StartGateway, upstream: Upstream, size: int
+) -> None:
+    """Large requests as well, which gRPC by default forgets once they are sent."""
+    gateway = await start()
+    upstream.echo.refusals = [Refusal(C.UNAVAILABLE), Refusal(C.UNAVAILABLE)]
+    response = await gateway.edit(images=[b64(picture() + os.urandom(size))])
+    assert response.status_code == 200
+    assert len(upstream.echo.requests) == 3
+    upstream.echo.reset()
+    upstream.echo.refusals = [Refusal(C.UNAVAILABLE)] * 5
+    error_of(await gateway.edit(), 503)
+    assert len(upstream.echo.requests) == 3
+
+
+async def test_sixteen_images_and_a_mask_of_4_mib(gateway: Live, upstream: Upstream) -> None:
+    whole = b64(picture() + bytes(4 * 2**20 - len(picture())))
+    response = await gateway.edit(images=[whole] * 16, mask=whole)
+    assert response.status_code == 200, response.text
+    assert len(upstream.echo.requests[0].images) == 16
