@@ -57,7 +57,8 @@ def seconds(work: Callable[[], None]) -> float:
 
 def ratio(name: str, pairs: int, first: Callable[[], None], second: Callable[[], None]) -> float:
     """Median of second/first over alternating pairs, the order within a pair alternating too."""
-    first(), second()
+    first()
+    second()
     ratios = []
     for i in range(pairs):
         if i % 2:

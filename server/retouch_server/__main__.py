@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from .settings import Settings, SettingsError, read
+from .settings import Settings, SettingsError, read, unknown_variables
 
 if TYPE_CHECKING:
     from .server import Server
@@ -28,6 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.basicConfig(
         level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
+    for name in unknown_variables():
+        log.warning("%s is not a setting", name)
     # Before they are imported: their notes on what is not installed are not this program's.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")

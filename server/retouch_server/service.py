@@ -63,8 +63,8 @@ class ImageEdit(ImageEditServicer):
 
     async def Edit(self, request: pb.EditRequest, context: Context) -> pb.EditResponse:
         async with self._answering("Edit", context):
-            return await self._finish(await self._accept(request, context), context)
-        raise AssertionError("unreachable: an error in the block aborts the call")
+            response = await self._finish(await self._accept(request, context), context)
+        return response
 
     async def StreamEdit(
         self, request: pb.EditRequest, context: Context
@@ -94,8 +94,7 @@ class ImageEdit(ImageEditServicer):
             if not self.served:
                 raise NotServing("the models are still loading")
             models = [describe(s.model, self._limits) for s in self.served.values()]
-            return pb.ListModelsResponse(models=models)
-        raise AssertionError("unreachable: an error in the block aborts the call")
+        return pb.ListModelsResponse(models=models)
 
     async def _accept(
         self,

@@ -115,6 +115,9 @@ class Echo(image_edit_pb2_grpc.ImageEditServicer):
         self.delay = 0.0
         self.started, self.cancelled = asyncio.Event(), asyncio.Event()
 
+    def StreamEdit(self, request: pb.EditRequest, context: Any) -> Any:
+        raise NotImplementedError("the gateway does not stream yet")
+
     async def Edit(
         self, request: pb.EditRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.EditResponse:
@@ -162,7 +165,7 @@ def judge(request: pb.EditRequest) -> None:
     """The ranges of the contract, as the real server holds them."""
     if request.model not in ("", MODEL.id):
         raise Refusal(grpc.StatusCode.NOT_FOUND, f"no model {request.model!r}")
-    ranges = {
+    ranges: dict[Any, tuple[int, int]] = {
         "n": (1, 10),
         "strength": (0, 1),
         "guidance_scale": (0, 20),
@@ -357,7 +360,10 @@ async def start(tmp_path: Path, shared_upstream: Upstream) -> AsyncIterator[Star
     async with contextlib.AsyncExitStack() as stack:
 
         async def starting(keys: tuple[bytes, ...] = (b"k" * 32,), **given: Any) -> Live:
-            defaults = {"upstream": shared_upstream.target, "store": tmp_path / "store"}
+            defaults: dict[str, Any] = {
+                "upstream": shared_upstream.target,
+                "store": tmp_path / "store",
+            }
             return await stack.enter_async_context(
                 run_gateway(Settings(**(defaults | given)), keys)
             )

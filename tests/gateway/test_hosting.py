@@ -25,7 +25,7 @@ def store_in(folder: Path, ttl: int = 60, keys: tuple[bytes, ...] = (KEY,)) -> S
 async def path_of(gateway: Live) -> str:
     """The path of a freshly hosted image."""
     (item,) = (await gateway.edit()).json()["data"]
-    return urlsplit(item["url"]).path
+    return str(urlsplit(item["url"]).path)
 
 
 async def test_its_headers(gateway: Live) -> None:

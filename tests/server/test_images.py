@@ -231,7 +231,7 @@ def test_strength_zero_is_the_input_bit_for_bit() -> None:
     ("format", "magic"), [("PNG", b"\x89PNG"), ("JPEG", b"\xff\xd8"), ("WEBP", b"RIFF")]
 )
 def test_encode(format: images.Format, magic: bytes) -> None:
-    pixels = np.asarray(photo(64, 48), dtype=np.float32) / 255
+    pixels = np.asarray(photo(64, 48), dtype=np.float32) / np.float32(255)
     data = images.encode(pixels, format, 90)
     assert data.startswith(magic)
     assert Image.open(io.BytesIO(data)).size == (64, 48)

@@ -45,9 +45,8 @@ PHOTO = png(picture(0))
 
 
 def edit(**fields: Any) -> pb.EditRequest:
-    return pb.EditRequest(
-        **({"images": [PHOTO], "prompt": "make it red", "num_inference_steps": 2} | fields)
-    )
+    usual: dict[str, Any] = {"images": [PHOTO], "prompt": "make it red", "num_inference_steps": 2}
+    return pb.EditRequest(**(usual | fields))
 
 
 @pytest.fixture(scope="module")
@@ -334,7 +333,7 @@ async def test_the_load_trailer_reads_as_the_balancers_message() -> None:
     message = file.message_type.add(name="OrcaLoadReport")
     double = descriptor_pb2.FieldDescriptorProto.TYPE_DOUBLE
     message.field.add(name="application_utilization", number=9, type=double, label=1)
-    report = message_factory.GetMessages([file])["orca.OrcaLoadReport"]()
+    report: Any = message_factory.GetMessages([file])["orca.OrcaLoadReport"]()
     report.ParseFromString(_orca(1.75))
     assert report.application_utilization == 1.75
 
@@ -346,7 +345,8 @@ async def test_health_while_loading_serving_and_stopping(settings: Settings) -> 
         health, stub = health_pb2_grpc.HealthStub(channel), ImageEditStub(channel)
 
         async def state(service: str) -> int:
-            return (await health.Check(health_pb2.HealthCheckRequest(service=service))).status
+            reply = await health.Check(health_pb2.HealthCheckRequest(service=service))
+            return int(reply.status)
 
         serving, not_serving = (
             health_pb2.HealthCheckResponse.SERVING,

@@ -1,0 +1,68 @@
+"""Docs are tested: what is not written down fails here."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import retouch_gateway.metrics
+import retouch_gateway.settings
+import retouch_server.metrics
+import retouch_server.settings
+
+ROOT = Path(__file__).parents[1]
+OPERATING = (ROOT / "docs/operating.md").read_text()
+TIERS = {"server": retouch_server.settings, "gateway": retouch_gateway.settings}
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_every_setting_is_in_the_docs_with_its_default_and_none_that_is_not(tier: str) -> None:
+    settings: Any = TIERS[tier]
+    rows = dict(re.findall(rf"^\| `{settings.PREFIX}(\w+)` \| (.+?) \|", OPERATING, re.MULTILINE))
+    fields = {name.upper(): field.default for name, field in settings.Settings.model_fields.items()}
+    assert rows.keys() == fields.keys()
+    for name, default in fields.items():
+        shown = "unset" if default is None else f"`{str(default).lower()}`"
+        assert rows[name].lower() == shown, name
+
+
+def names(metrics: Any) -> set[str]:
+    families = [
+        family for family in metrics.registry.collect() if family.name.startswith("retouch")
+    ]
+    return {family.name + ("_total" if family.type == "counter" else "") for family in families}
+
+
+@pytest.mark.parametrize(
+    ("tier", "metrics"),
+    [
+        ("server", retouch_server.metrics.Metrics(["pocket"])),
+        ("gateway", retouch_gateway.metrics.Metrics()),
+    ],
+)
+def test_every_metric_is_in_the_docs_and_none_that_is_not(tier: str, metrics: Any) -> None:
+    assert set(re.findall(rf"^\| `(retouch_{tier}_\w+)`", OPERATING, re.MULTILINE)) == names(
+        metrics
+    )
+
+
+def test_every_make_target_is_in_the_docs() -> None:
+    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    contributing = (ROOT / "CONTRIBUTING.md").read_text()
+    assert targets
+    assert [target for target in targets if f"`make {target}`" not in contributing] == []
+
+
+@pytest.mark.parametrize(
+    "path",
+    sorted(p.relative_to(ROOT).as_posix() for p in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]),
+)
+def test_links_between_files_lead_somewhere(path: str) -> None:
+    text = (ROOT / path).read_text()
+    for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)|src=\"([^\"]+)\"", text):
+        target = link[0] or link[1]
+        if "://" not in target:
+            assert (ROOT / path).parent.joinpath(target).exists(), target
