@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict
 
 from . import catalog
@@ -37,7 +37,9 @@ class Settings(BaseSettings):
     port: Port = Field(50051, description="gRPC port.")
     metrics_port: Port = Field(9090, description="Port of the Prometheus page; 0 = none.")
     anonymous: bool = Field(
-        False, description="Allow a host beyond loopback although callers are not authenticated."
+        False,
+        validate_default=True,  # it is what a wide HOST alone would get
+        description="Allow a host beyond loopback although callers are not authenticated.",
     )
     models: str = Field(
         "pocket",
@@ -75,14 +77,13 @@ class Settings(BaseSettings):
         catalog.read(models)
         return models
 
-    @model_validator(mode="after")
-    def _safe_binding(self) -> Settings:
-        if not self.anonymous and not _is_loopback(self.host):
-            raise ValueError(
-                f"{PREFIX}HOST: {self.host} is beyond loopback and callers are not authenticated;"
-                f" set {PREFIX}ANONYMOUS=true to allow it"
-            )
-        return self
+    @field_validator("anonymous")
+    @classmethod
+    def _asked_for(cls, anonymous: bool, info: ValidationInfo) -> bool:
+        host = info.data.get("host")
+        if host is not None and not anonymous and not _is_loopback(host):
+            raise ValueError(f"must be true to listen on {host}: callers are not authenticated")
+        return anonymous
 
     @property
     def max_message_bytes(self) -> int:
@@ -117,6 +118,6 @@ def read(arguments: Sequence[str]) -> Settings:
         lines = []
         for mistake in error.errors():
             message = mistake["msg"].removeprefix("Value error, ")
-            name = f"{PREFIX}{str(mistake['loc'][0]).upper()}: " if mistake["loc"] else ""
-            lines += [f"{name}{line}" for line in message.splitlines()]
+            name = f"{PREFIX}{str(mistake['loc'][0]).upper()}"
+            lines += [f"{name}: {line}" for line in message.splitlines()]
         raise SettingsError("\n".join(lines)) from None
