@@ -16,6 +16,8 @@ from retouch_gateway.metrics import METHODS, OTHER, Metrics
 
 log = logging.getLogger(__name__)
 
+PROBES = frozenset({"/healthz", "/readyz"})
+
 # What is safe in a header, a log line and gRPC metadata.
 _SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
@@ -83,7 +85,9 @@ class Access:
             self.metrics.disconnects.inc()
         self.metrics.requests.labels(route, method, str(visit.status)).inc()
         self.metrics.request_seconds.labels(route).observe(seconds)
-        log.info(
+        log.log(
+            # Probes come several times a minute, all day.
+            logging.DEBUG if route in PROBES and visit.status == 200 else logging.INFO,
             "%s %s status=%d ms=%.0f bytes_in=%d bytes_out=%d id=%s",
             *(method, route, visit.status, seconds * 1000),
             *(visit.bytes_in, visit.bytes_out, visit.id),

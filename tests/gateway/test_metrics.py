@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
@@ -17,8 +16,6 @@ from tests.gateway.conftest import StartGateway
 def test_promtool_has_nothing_to_say() -> None:
     promtool = shutil.which("promtool")
     if not promtool:
-        if os.environ.get("RETOUCH_TESTS_NO_SKIP") == "1":
-            pytest.fail("promtool is missing")
         pytest.skip("promtool (Debian's prometheus package) is missing")
     page = generate_latest(Metrics().registry)
     done = subprocess.run([promtool, "check", "metrics"], input=page, capture_output=True)

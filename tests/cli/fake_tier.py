@@ -1,0 +1,68 @@
+"""Stands in for both tiers where `retouch up` meets failures: small, quick, ill-behaved on demand.
+
+Installed under each tier's name; FAKE_SERVER and FAKE_GATEWAY say how it behaves, and it notes its
+process id and its end in the folder FAKE_NOTES.
+"""
+
+import base64
+import json
+import os
+import signal
+import sys
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import FrameType
+
+NAME = Path(sys.argv[0]).name
+BEHAVIOUR = os.environ.get("FAKE_" + NAME.removeprefix("retouch-").upper(), "good")
+NOTES = Path(os.environ["FAKE_NOTES"])
+
+
+class Gateway(BaseHTTPRequestHandler):
+    def answer(self, status: int, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_GET(self) -> None:
+        if self.path == "/readyz" and BEHAVIOUR == "never-ready":
+            self.answer(503, b'{"error": {"message": "the model is loading"}}')
+        else:
+            self.answer(200, b"picture of " + self.path.encode())
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if BEHAVIOUR == "refuses":
+            self.answer(400, b'{"error": {"message": "no such style"}}')
+        elif BEHAVIOUR == "nonsense":
+            self.answer(200, b"<html>")
+        else:
+            base64.b64decode(body["images"][0], validate=True)
+            url = (
+                f"http://127.0.0.1:{os.environ['RETOUCH_GATEWAY_PORT']}/images/{body['prompt'][:4]}"
+            )
+            self.answer(200, json.dumps({"data": [{"url": url}]}).encode())
+
+
+def stop(number: int, frame: FrameType | None) -> None:
+    if BEHAVIOUR != "stubborn":
+        with (NOTES / "ended").open("a") as file:
+            file.write(f"{NAME}\n")
+        sys.exit(0)
+
+
+signal.signal(signal.SIGTERM, stop)
+(NOTES / NAME).write_text(json.dumps({"pid": os.getpid(), **os.environ}))
+if BEHAVIOUR == "dies":
+    print(f"{NAME}: starting")
+    sys.exit(f"{NAME}: no folder /nowhere\n")
+if BEHAVIOUR == "confused":
+    print("RETOUCH_X: is wrong\nRETOUCH_Y: is wrong too", file=sys.stderr)
+    sys.exit(2)
+if NAME == "retouch-gateway":
+    port = int(os.environ["RETOUCH_GATEWAY_PORT"])
+    ThreadingHTTPServer(("127.0.0.1", port), Gateway).serve_forever()
+while True:
+    time.sleep(0.1)

@@ -1,0 +1,167 @@
+"""`retouch up` against fake tiers: how it starts, what it says of failures, how it ends."""
+
+import json
+import os
+import re
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Up, alive, wait_for
+
+Start = Callable[..., Up]
+
+
+def fails_in_one_line(run: Up, pattern: str) -> None:
+    """Exit status 1, one line, and no process left."""
+    status, said = run.end()
+    assert status == 1
+    assert re.fullmatch(f"retouch: {pattern}\n", said), said
+    for tier in ("retouch-server", "retouch-gateway"):
+        assert not (run.folder / tier).exists() or not alive(run.pid(tier))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_edits_then_stops_the_gateway_before_the_server(up: Start, number: signal.Signals) -> None:
+    run = up()
+    run.wait_ready()
+    assert run.end(number) == (0, "")
+    assert run.ended == ["retouch-gateway", "retouch-server"]
+    assert (run.folder / ".retouch/edited.png").read_bytes() == b"picture of /images/turn"
+    assert "/images/turn" in run.output
+
+
+def test_passes_the_environment_on_and_derives_the_upstream(
+    up: Start, ports: dict[str, str]
+) -> None:
+    run = up("--no-edit --models mine=/models/mine", RETOUCH_SERVER_QUEUE_SIZE="7")
+    run.wait_ready()
+    server = json.loads((run.folder / "retouch-server").read_text())
+    gateway = json.loads((run.folder / "retouch-gateway").read_text())
+    assert server["RETOUCH_SERVER_MODELS"] == "mine=/models/mine"
+    assert server["RETOUCH_SERVER_QUEUE_SIZE"] == "7"
+    assert gateway["RETOUCH_GATEWAY_UPSTREAM"] == f"127.0.0.1:{ports['RETOUCH_SERVER_PORT']}"
+    assert not (run.folder / ".retouch/edited.png").exists()
+    assert run.end(signal.SIGINT) == (0, "")
+
+
+def test_keeps_an_upstream_that_is_set(up: Start) -> None:
+    run = up("--no-edit", RETOUCH_GATEWAY_UPSTREAM="gpu-node:50051")
+    run.wait_ready()
+    gateway = json.loads((run.folder / "retouch-gateway").read_text())
+    assert gateway["RETOUCH_GATEWAY_UPSTREAM"] == "gpu-node:50051"
+
+
+@pytest.mark.parametrize("tier", ["server", "gateway"])
+def test_a_tier_that_does_not_start_is_one_line(up: Start, tier: str) -> None:
+    run = up(**{f"FAKE_{tier.upper()}": "dies"})
+    fails_in_one_line(
+        run,
+        rf"retouch-{tier} ended with code 1: retouch-{tier}: no folder /nowhere "
+        rf"\(log: \.retouch/{tier}\.log\)",
+    )
+
+
+def test_every_wrong_setting_is_named(up: Start) -> None:
+    run = up(FAKE_SERVER="confused")
+    fails_in_one_line(
+        run,
+        r"retouch-server ended with code 2: RETOUCH_X: is wrong; RETOUCH_Y: is wrong too \(.*",
+    )
+
+
+@pytest.mark.parametrize("tier", ["retouch-server", "retouch-gateway"])
+def test_a_tier_that_dies_later_is_one_line(up: Start, tier: str) -> None:
+    run = up()
+    run.wait_ready()
+    os.kill(run.pid(tier), signal.SIGKILL)
+    fails_in_one_line(run, rf"{tier} was killed by SIGKILL; log: .*")
+
+
+def test_not_ready_in_time_says_why(up: Start) -> None:
+    run = up("--photo photo.jpg --wait 0.5", FAKE_GATEWAY="never-ready")
+    fails_in_one_line(run, r"not ready after 0\.5 s: the model is loading")
+
+
+def test_interrupted_while_starting(up: Start) -> None:
+    run = up(FAKE_GATEWAY="never-ready")
+    assert all(alive(pid) for pid in run.pids)
+    assert run.end(signal.SIGINT) == (0, "")
+    assert not any(alive(pid) for pid in run.pids)
+
+
+def test_the_second_signal_kills(up: Start) -> None:
+    run = up(FAKE_GATEWAY="stubborn", FAKE_SERVER="stubborn")
+    run.wait_ready()
+    started = time.monotonic()
+    run.process.send_signal(signal.SIGINT)
+    wait_for(lambda: "Stopping" in run.output)
+    run.process.send_signal(signal.SIGINT)
+    fails_in_one_line(run, "killed before both had stopped by themselves")
+    assert time.monotonic() - started < 5
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child that its parent died")
+def test_a_killed_parent_takes_its_children_with_it(up: Start) -> None:
+    run = up()
+    run.wait_ready()
+    run.process.kill()
+    run.process.wait()
+    wait_for(lambda: not any(alive(pid) for pid in run.pids))
+
+
+def test_a_refused_edit_says_what_the_gateway_said(up: Start) -> None:
+    fails_in_one_line(up(FAKE_GATEWAY="refuses"), r"http://.*/edits answered 400: no such style")
+
+
+def test_an_edit_without_a_url(up: Start) -> None:
+    fails_in_one_line(
+        up(FAKE_GATEWAY="nonsense"), r"/v1/images/edits answered without a URL: <html>"
+    )
+
+
+@pytest.mark.parametrize(
+    "variable",
+    [
+        "RETOUCH_SERVER_PORT",
+        "RETOUCH_SERVER_METRICS_PORT",
+        "RETOUCH_GATEWAY_PORT",
+        "RETOUCH_GATEWAY_METRICS_PORT",
+    ],
+)
+def test_a_taken_port_is_one_line_before_anything_starts(
+    up: Start, ports: dict[str, str], variable: str
+) -> None:
+    with socket.create_server(("127.0.0.1", int(ports[variable]))):
+        run = up()
+        fails_in_one_line(
+            run,
+            rf"cannot listen on 127\.0\.0\.1:{ports[variable]} "
+            rf"\({variable}: Address already in use\); set the variable to a free port",
+        )
+    assert not (run.folder / "retouch-server").exists()
+
+
+def test_one_port_for_two(up: Start, ports: dict[str, str]) -> None:
+    run = up(RETOUCH_GATEWAY_PORT=ports["RETOUCH_SERVER_PORT"])
+    fails_in_one_line(run, r"cannot listen on .*\(RETOUCH_GATEWAY_PORT: .*")
+
+
+@pytest.mark.parametrize("value", ["", "0", "70000", "http", "-1"])
+def test_no_port(up: Start, value: str) -> None:
+    run = up(RETOUCH_GATEWAY_PORT=value)
+    fails_in_one_line(run, rf"RETOUCH_GATEWAY_PORT is '{value}', which is no port: .*")
+
+
+def test_no_photo(up: Start) -> None:
+    fails_in_one_line(up("--photo nowhere.jpg"), r"cannot read nowhere\.jpg: No such file.*")
+
+
+def test_not_installed(up: Start, programs: Path) -> None:
+    (programs / "retouch-gateway").unlink()
+    fails_in_one_line(up(), r".*/retouch-gateway is missing: install retouch with .*")
