@@ -21,7 +21,8 @@ from PIL import Image
 from retouch_server.catalog import POCKET
 from retouch_server.engine.edit import Edit
 from retouch_server.engine.engine import Engine
-from retouch_server.models import Inputs, Model, load
+from retouch_server.loading import load
+from retouch_server.models import Inputs, Model
 
 
 def inputs(seed: int, side: int, steps: int) -> Inputs:

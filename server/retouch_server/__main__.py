@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from .settings import Settings, SettingsError, read, unknown_variables
 
@@ -19,7 +19,10 @@ log = logging.getLogger("retouch_server")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Exit codes: 0 stopped by a signal, 1 could not serve, 2 mistakes in the settings."""
+    """Exit codes: 0 stopped by a signal, 1 could not serve, 2 mistakes in the settings.
+
+    A second signal exits at once, with 1.
+    """
     try:
         settings = read(sys.argv[1:] if arguments is None else arguments)
     except SettingsError as error:
@@ -44,35 +47,52 @@ def main(arguments: Sequence[str] | None = None) -> None:
 async def serve(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT, or until an engine dies. Returns the exit code."""
     # Here and not above: torch takes seconds to import, and mistakes in the settings should not wait for it.
-    from .models import LoadError
+    from .loading import LoadError
     from .server import BindError, Server
 
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
+
+    def on_signal() -> None:
+        if stopping.is_set():
+            _exit_now(1)
+        stopping.set()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
+        loop.add_signal_handler(number, on_signal)
     server = Server(settings, on_death=lambda: loop.call_soon_threadsafe(stopping.set))
+    code = 0
     try:
-        await server.start()
-        await _unless(stopping, server)
+        await _serve_until(stopping, server)
     except (BindError, LoadError) as error:
         print(error, file=sys.stderr)
-        await server.stop()
-        return 1
-    await stopping.wait()
-    log.info("stopping: %s", "an engine died" if server.dead else "finishing what was accepted")
-    await server.stop()
-    return 1 if server.dead else 0
+        code = 1
+    else:
+        log.info("stopping: %s", "an engine died" if server.dead else "finishing what was accepted")
+    clean = await server.stop()
+    code = 1 if server.dead else code
+    if not clean:
+        _exit_now(code)
+    return code
 
 
-async def _unless(stopping: asyncio.Event, server: Server) -> None:
-    """Load the models, or give up when told to stop meanwhile."""
+async def _serve_until(stopping: asyncio.Event, server: Server) -> None:
+    """Bind, load and serve, until told to stop, be it while loading. Raises BindError or LoadError."""
+    await server.start()
     loading = asyncio.create_task(server.load())
     waiting = asyncio.create_task(stopping.wait())
     await asyncio.wait({loading, waiting}, return_when=asyncio.FIRST_COMPLETED)
-    waiting.cancel()
     if loading.done():
         await loading
+    await waiting
+
+
+def _exit_now(code: int) -> NoReturn:
+    """Exit without waiting for threads: one that is in torch would be waited for, or abort the process."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ class Limits(_Strict):
 
 
 class MaxProfile(_Strict):
-    """What `kontext_max_mode` changes: other defaults, a larger output when the request names no size."""
+    """What `kontext_max_mode` changes: other defaults, and how large the output may be."""
 
     guidance_scale: Annotated[float, Field(ge=0, le=20)] | None = None
     num_inference_steps: Annotated[int, Field(ge=1, le=100)] | None = None
@@ -64,6 +64,12 @@ class ModelEntry(_Strict):
     """Rows of the largest forward that is shared."""
     composite: bool = False
     """For a model without a masked pipeline: honour `mask` and `strength` by blending the result over the input."""
+
+    @model_validator(mode="after")
+    def _max_is_reachable(self) -> ModelEntry:
+        if self.max and self.max.max_pixels and self.max.max_pixels < self.limits.min_pixels:
+            raise ValueError("max.max_pixels is below limits.min_pixels")
+        return self
 
 
 POCKET = ModelEntry(
@@ -117,7 +123,15 @@ def _read_file(path: Path) -> list[ModelEntry]:
         raise CatalogError(f"{path} is not a mapping with the one key `models`")
     if not isinstance(content["models"], Sequence) or isinstance(content["models"], str):
         raise CatalogError(f"{path}: models is not a list")
-    return [_model(entry) for entry in content["models"]]
+    entries, mistakes = [], []
+    for values in content["models"]:
+        try:
+            entries.append(_model(values))
+        except CatalogError as error:
+            mistakes.append(str(error))
+    if mistakes:
+        raise CatalogError("\n".join(mistakes))
+    return entries
 
 
 def _model(values: Any) -> ModelEntry:
@@ -129,6 +143,9 @@ def _model(values: Any) -> ModelEntry:
     except ValidationError as error:
         name = values.get("id", "?") if isinstance(values, dict) else "?"
         lines = [
-            f"model {name}: {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()
+            ": ".join(
+                (f"model {name}", *(".".join(map(str, e["loc"])),) * bool(e["loc"]), e["msg"])
+            )
+            for e in error.errors()
         ]
         raise CatalogError("\n".join(lines)) from None

@@ -3,6 +3,7 @@
 RequestError                 status, public message
 ├── InvalidRequest           INVALID_ARGUMENT, with the fields at fault
 ├── UnknownModel             NOT_FOUND
+├── Refused                  FAILED_PRECONDITION, by the model's safety checker
 ├── Busy                     RESOURCE_EXHAUSTED, with when to come again
 ├── NotServing               UNAVAILABLE
 ├── OutOfTime                DEADLINE_EXCEEDED
@@ -56,6 +57,10 @@ class InvalidRequest(RequestError):
 
 class UnknownModel(RequestError):
     status = grpc.StatusCode.NOT_FOUND
+
+
+class Refused(RequestError):
+    status = grpc.StatusCode.FAILED_PRECONDITION
 
 
 class Busy(RequestError):

@@ -17,6 +17,10 @@ from .errors import InvalidRequest, Violation
 
 Format = Literal["PNG", "JPEG", "WEBP"]
 FORMATS: tuple[Format, ...] = ("PNG", "JPEG", "WEBP")
+MAX_SIDE = 8192
+# Each scan of a progressive JPEG is a pass over the whole picture; real ones have about ten. Thousands in a small file
+# would take minutes, which nothing can interrupt.
+MAX_SCANS = 64
 Pixels = npt.NDArray[np.float32]
 """Height x width x 3, float32, 0..1, sRGB."""
 
@@ -48,6 +52,8 @@ def _open(data: bytes, field: str, limits: InputLimits) -> Image.Image:
     """Read the header alone and hold it against the limits."""
     if not data:
         raise _bad(field, "is empty")
+    if data.startswith(b"\xff\xd8") and data.count(b"\xff\xda") > MAX_SCANS:
+        raise _bad(field, f"is a JPEG of more than {MAX_SCANS} scans")
     if len(data) > limits.max_bytes:
         raise _bad(field, f"has {len(data)} bytes; at most {limits.max_bytes} are allowed")
     try:
@@ -62,7 +68,8 @@ def _open(data: bytes, field: str, limits: InputLimits) -> Image.Image:
     if image.width * image.height > limits.max_pixels:
         size = f"{image.width}x{image.height}"
         raise _bad(field, f"is {size}; at most {limits.max_pixels} pixels are allowed")
-    if frames > 1:
+    # A camera's JPEG may carry a preview behind the picture, which Pillow calls MPO.
+    if frames > 1 and image.format != "MPO":
         raise _bad(field, f"is animated ({frames} frames); send one frame")
     return image
 
@@ -75,7 +82,9 @@ def _to_srgb(image: Image.Image) -> Image.Image:
         image = Image.fromarray(scaled.clip(0, 255).astype(np.uint8))
         profile = None
     alpha = "A" in image.getbands() or "transparency" in image.info
-    if profile and image.mode in ("RGB", "RGBA", "CMYK", "L"):
+    if alpha or image.mode not in ("RGB", "CMYK", "L"):
+        image = image.convert("RGBA" if alpha else "RGB")
+    if profile:
         image = _apply_profile(image, profile)
     result = image.convert("RGBA" if alpha else "RGB")
     result.info.clear()
@@ -122,6 +131,14 @@ def decode_mask(data: bytes, first: Image.Image, limits: InputLimits) -> Image.I
     return edit
 
 
+def fit_mask(mask: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """`fit` for a mask. Raises InvalidRequest when all of it is cropped away."""
+    fitted = fit(mask, size)
+    if _range(fitted)[1] == 0:
+        raise _bad("mask", f"selects nothing of the part that is left at {size[0]}x{size[1]}")
+    return fitted
+
+
 def _range(channel: Image.Image) -> tuple[int, int]:
     """Least and greatest value of a one-channel picture, 0..255."""
     values = np.asarray(channel)
@@ -148,7 +165,10 @@ def output_size(
         return asked
     area = image[0] * image[1]
     scale = sqrt(min(max(area, limits.min_pixels), limits.max_pixels) / area)
-    width, height = (max(multiple, round(side * scale / multiple) * multiple) for side in image)
+    longest = MAX_SIDE // multiple * multiple
+    width, height = (
+        min(longest, max(multiple, round(side * scale / multiple) * multiple)) for side in image
+    )
     # Rounding may leave the limits: lengthen the shorter side, then shorten the longer. The upper limit always holds.
     while width * height < limits.min_pixels:
         width, height = (
@@ -179,11 +199,12 @@ def _check_size(asked: tuple[int, int], multiple: int, limits: Limits) -> None:
 def fit(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     """Scale to cover `size` (width, height) and crop at the centre: the one rule for every other aspect.
 
-    A mask (mode L) keeps its hard edge: nothing outside it may become selected.
+    A mask (mode L) is averaged over the area of each pixel: nothing outside it becomes selected, a thin line fades but
+    does not vanish.
     """
     if image.size == size:
         return image
-    method = Image.Resampling.NEAREST if image.mode == "L" else Image.Resampling.LANCZOS
+    method = Image.Resampling.BOX if image.mode == "L" else Image.Resampling.LANCZOS
     return ImageOps.fit(image, size, method=method)
 
 

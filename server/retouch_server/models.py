@@ -1,23 +1,18 @@
-"""Loading models, and turning an edit's inputs into a call of the right diffusers pipeline.
+"""Turning an edit's inputs into a call of the right diffusers pipeline.
 
-What must be known of a pipeline family is one row in `FAMILIES`. Weights are loaded once; the family's masked and
-strength pipelines are built over the same components.
+What must be known of a pipeline family is one row in `FAMILIES`.
 """
 
 from __future__ import annotations
 
 import copy
 import inspect
-import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import diffusers
 import torch
-import transformers
 from PIL import Image
 from torch import Tensor
 
@@ -77,12 +72,29 @@ FAMILIES: Mapping[str, Family] = {
     ),
 }
 
-# Whose classes a checkpoint may name: a library outside these would be code that nobody here chose.
-TRUSTED_LIBRARIES = frozenset({"diffusers", "transformers", "retouch_server.pocket"})
+# What a request, not the catalogue's `arguments`, says to a pipeline.
+OURS = frozenset(
+    {
+        "prompt",
+        "negative_prompt",
+        "image",
+        "mask_image",
+        "width",
+        "height",
+        "max_area",
+        "_auto_resize",
+        "strength",
+        "guidance_scale",
+        "num_inference_steps",
+        "generator",
+        "output_type",
+        "callback_on_step_end",
+    }
+)
 
 
-class LoadError(Exception):
-    """A model cannot be loaded; the message is one line for the operator."""
+class Flagged(Exception):
+    """The checkpoint's own safety checker refused the result."""
 
 
 @dataclass(frozen=True)
@@ -145,14 +157,21 @@ class Model:
         """How much of the result is laid over the input, 0..1: strength where no pipeline knows it; 0 is always 0."""
         if inputs.strength == 0:
             return 0.0
-        return 1.0 if self.family.strength or inputs.strength is None else inputs.strength
+        pipeline_knows = self.family.strength is not None
+        return 1.0 if pipeline_knows or inputs.strength is None else inputs.strength
 
     def run(self, inputs: Inputs) -> Run:
-        """The pipeline's whole call for these inputs, for the engine. Result: 1x3xHxW, 0..1, float32, on the CPU."""
+        """The pipeline's whole call for these inputs, for the engine. Result: 1x3xHxW, 0..1, float32, on the CPU.
+
+        It raises Flagged, or whatever the pipeline raises.
+        """
 
         def run(denoiser: Any, on_step: OnStep) -> Tensor:
             pipe = self._own_copy(self._pipeline_name(inputs), denoiser)
-            result: Tensor = pipe(**self._arguments(pipe, inputs, on_step)).images
+            output = pipe(**self._arguments(pipe, inputs, on_step))
+            if any(getattr(output, "nsfw_content_detected", None) or ()):
+                raise Flagged
+            result: Tensor = output.images
             return result.float().cpu()
 
         return run
@@ -201,8 +220,8 @@ class Model:
             "callback_on_step_end": on_step_end,
         }
         taken = inspect.signature(type(pipe).__call__).parameters
-        given = {k: v for k, v in known.items() if k in taken and v is not None}
-        return given | self.entry.arguments
+        given = self.entry.arguments | {k: v for k, v in known.items() if v is not None}
+        return {k: v for k, v in given.items() if k in taken}
 
     def _runnable(self, strength: float | None, steps: int) -> float | None:
         """At least one denoising step: pipelines fail on none. UNet ones round steps x strength down, others up."""
@@ -210,79 +229,3 @@ class Model:
             return None
         least = (1 + 1e-6) / steps if self.family.denoiser == "unet" else 1e-6
         return min(1.0, max(strength, least))
-
-
-def load(entry: ModelEntry, device: str) -> Model:
-    """Load one catalogue entry onto `device` (a torch device name). Raises LoadError.
-
-    `from_pretrained` with safetensors only, and only classes of TRUSTED_LIBRARIES: no code comes with a checkpoint.
-    """
-    started = time.monotonic()
-    diffusers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.disable_progress_bar()
-    try:
-        source, family, cls = _resolve(entry)
-        pipe = cls.from_pretrained(
-            source, revision=entry.revision, dtype=_dtype(entry, device), use_safetensors=True
-        ).to(device)
-    except LoadError:
-        raise
-    except Exception as error:
-        words = " ".join(str(error).split())[:300]
-        raise LoadError(f"model {entry.id}: cannot load {entry.source}: {words}") from error
-    names = {name for name in (family.edit, family.masked, family.strength) if name}
-    pipelines = {name: _over_same_weights(pipe, name) for name in names}
-    for module in pipe.components.values():
-        if isinstance(module, torch.nn.Module):
-            module.eval().requires_grad_(False)
-    for pipeline in pipelines.values():
-        pipeline.set_progress_bar_config(disable=True)
-    return Model(entry, family, pipelines, time.monotonic() - started)
-
-
-def _resolve(entry: ModelEntry) -> tuple[str, Family, Any]:
-    """Where the checkpoint is, its family and its pipeline class; refuse what could not be served, before loading."""
-    source = entry.source
-    folder = Path(source).expanduser()
-    if folder.is_dir():
-        source = str(folder)
-        if not (folder / "model_index.json").is_file():
-            raise LoadError(
-                f"model {entry.id}: {source} has no model_index.json, so it is no diffusers folder"
-            )
-    elif not re.fullmatch(r"[\w.-]+/[\w.-]+", source) or source.startswith("."):
-        raise LoadError(f"model {entry.id}: there is no folder {source}")
-    index = diffusers.DiffusionPipeline.load_config(source, revision=entry.revision)
-    name = index["_class_name"]
-    family = FAMILIES.get(name) if isinstance(name, str) else None
-    if family is None:
-        raise LoadError(f"model {entry.id}: {name} is not a pipeline that edits images here")
-    for part, value in index.items():
-        if isinstance(value, list) and value[0] is not None and value[0] not in TRUSTED_LIBRARIES:
-            raise LoadError(f"model {entry.id}: its {part} is of {value[0]}, which is not trusted")
-    return source, family, getattr(diffusers, name)
-
-
-def _over_same_weights(pipe: Any, name: str) -> Any:
-    """Another pipeline of the family over the components of `pipe`; nothing is loaded or copied."""
-    cls = getattr(diffusers, name)
-    if type(pipe) is cls:
-        return pipe
-    taken = inspect.signature(cls.__init__).parameters
-    options = {k: v for k, v in pipe.config.items() if k == "requires_safety_checker"}
-    return cls(**{k: v for k, v in (pipe.components | options).items() if k in taken})
-
-
-def _dtype(entry: ModelEntry, device: str) -> torch.dtype:
-    name = entry.dtype or ("float32" if device == "cpu" else "bfloat16")
-    dtype: torch.dtype = getattr(torch, name)
-    return dtype
-
-
-def pick_device(device: str) -> str:
-    """`auto` to the accelerator that is there, else `cpu`; anything else as it is."""
-    if device != "auto":
-        return device
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"

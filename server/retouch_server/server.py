@@ -18,10 +18,11 @@ from prometheus_client import disable_created_metrics, start_http_server
 from retouch.v1 import image_edit_pb2 as pb
 from retouch.v1.image_edit_pb2_grpc import add_ImageEditServicer_to_server
 
-from . import catalog, models
+from . import catalog, loading
 from .engine.engine import Engine
 from .images import InputLimits
 from .metrics import Metrics
+from .models import Model
 from .service import ImageEdit, Served
 from .settings import Settings
 
@@ -43,6 +44,8 @@ class Server:
 
     def __init__(self, settings: Settings, on_death: Callable[[], object]) -> None:
         self.dead = False
+        self._stopping = False
+        self._loading = False
         self.port = 0
         self._settings, self._on_death = settings, on_death
         disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -63,7 +66,7 @@ class Server:
         """Bind, and answer health checks: alive, not serving yet. Raises BindError."""
         await self._health.set("", SERVING)
         await self._health.set(SERVICE, NOT_SERVING)
-        host, port = self._settings.host, self._settings.port
+        host, port = self._settings.host.strip("[]"), self._settings.port
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
             self.port = self._grpc.add_insecure_port(address)
@@ -87,12 +90,18 @@ class Server:
             ) from None
 
     async def load(self) -> None:
-        """Load every model and say SERVING. Raises models.LoadError."""
-        device = models.pick_device(self._settings.device)
+        """Load every model and say SERVING. Raises loading.LoadError."""
+        device = loading.pick_device(self._settings.device)
         served = {}
         for entry in self._entries:
             log.info("loading model %s on %s", entry.id, device)
-            model = await asyncio.to_thread(models.load, entry, device)
+            self._loading = True
+            try:
+                model = await asyncio.to_thread(loading.load, entry, device)
+            finally:
+                self._loading = False
+            if self._stopping:
+                return
             served[entry.id] = Served(model, self._engine(model))
             log.info("loaded model %s in %.1f s", entry.id, model.load_seconds)
         self._service.served = served
@@ -100,7 +109,7 @@ class Server:
         await self._health.set(SERVICE, SERVING)
         log.info("serving %s", ", ".join(served))
 
-    def _engine(self, model: models.Model) -> Engine:
+    def _engine(self, model: Model) -> Engine:
         engine = Engine(
             model.denoiser,
             slots=model.entry.slots,
@@ -118,26 +127,30 @@ class Server:
         self.dead = True
         self._on_death()
 
-    async def stop(self) -> None:
+    async def stop(self) -> bool:
         """Stop in the order that loses no call: say NOT_SERVING, wait for clients to hear, drain, end the engines.
 
-        grpc.aio's `stop` alone cancels calls that arrive meanwhile (grpc/grpc#41785).
+        grpc.aio's own `stop` cancels calls that arrive meanwhile (grpc/grpc#41785), and waits for health's watchers.
+        False if a thread of ours is still busy in torch, where nothing can end it but the end of the process.
         """
+        self._stopping = True
         self._metrics.ready.set(0)
         await self._health.set(SERVICE, NOT_SERVING)
-        if self._service.served and not self.dead:
+        if self._service.served:
             await asyncio.sleep(self._settings.drain_wait)
-        await self._grpc.stop(0 if self.dead else self._settings.drain_timeout)
-        for served in self._service.served.values():
-            await asyncio.to_thread(served.engine.stop, 10)
+            self._service.draining = True
+            await self._service.idle(self._settings.drain_timeout)
+        await self._grpc.stop(0.5)
+        engines = [served.engine for served in self._service.served.values()]
+        ended = [await asyncio.to_thread(engine.stop, 2) for engine in engines]
         self._pool.shutdown(wait=False, cancel_futures=True)
         if self._page:
             self._page.shutdown()
             self._page.server_close()
+        return all(ended) and not self._loading
 
 
 def _options(settings: Settings) -> list[tuple[str, int]]:
-    grace_ms = int(settings.drain_timeout * 1000)
     return [
         ("grpc.max_receive_message_length", settings.max_message_bytes),
         # Results: ten images of lossless pixels may be larger than what came in.
@@ -145,7 +158,8 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
         # Without this a second server would share the port in silence.
         ("grpc.so_reuseport", 0),
         ("grpc.max_connection_age_ms", int(settings.max_connection_age * 1000)),
-        ("grpc.max_connection_age_grace_ms", grace_ms),
+        # Longer than any edit: an old connection ends when its last call does.
+        ("grpc.max_connection_age_grace_ms", 3_600_000),
         # Clients may ask every 20 s whether the line is alive.
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", 20_000),

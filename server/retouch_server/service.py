@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import struct
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
@@ -22,25 +21,45 @@ from torch import Tensor
 from retouch.v1 import image_edit_pb2 as pb
 from retouch.v1.image_edit_pb2_grpc import ImageEditServicer
 
-from . import images, validation
+from . import images, replies, validation
 from .engine import edit as engine_edit
-from .engine.edit import DeadlinePassed, EditCancelled, EngineStopped, QueueFull
+from .engine.edit import DeadlinePassed, EngineStopped, QueueFull
 from .engine.engine import Engine
-from .errors import Busy, ModelFailed, NotServing, OutOfTime, RequestError, UnknownModel
+from .errors import (
+    Busy,
+    ModelFailed,
+    NotServing,
+    OutOfTime,
+    Refused,
+    RequestError,
+    UnknownModel,
+)
 from .metrics import Metrics
-from .models import Inputs, Model
+from .models import Flagged, Inputs, Model
 from .validation import Plan
 
 log = logging.getLogger(__name__)
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 
-@dataclass(frozen=True)
+@dataclass
 class Served:
-    """A model and the engine that runs it."""
+    """A model and the engine that runs it. `decoding` counts edits on their way to the queue."""
 
     model: Model
     engine: Engine
+    decoding: int = 0
+
+    @contextmanager
+    def place(self, edits: int) -> Iterator[None]:
+        """Hold places in the queue while pictures are decoded. Raises QueueFull, before anything is spent."""
+        if self.engine.queued + self.decoding + edits > self.engine.queue_size:
+            raise QueueFull(self.engine.retry_after)
+        self.decoding += edits
+        try:
+            yield
+        finally:
+            self.decoding -= edits
 
 
 @dataclass(frozen=True)
@@ -55,10 +74,18 @@ class Job:
 
 
 class ImageEdit(ImageEditServicer):
-    """`retouch.v1.ImageEdit`. `served` is by model id, the default first; empty until the models are loaded."""
+    """`retouch.v1.ImageEdit`.
+
+    served:   by model id, the default first; empty until the models are loaded.
+    draining: whether edits are refused, as before work has started.
+    """
 
     def __init__(self, metrics: Metrics, pool: Executor, limits: images.InputLimits) -> None:
         self.served: Mapping[str, Served] = {}
+        self.draining = False
+        self._calls = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._metrics, self._pool, self._limits = metrics, pool, limits
 
     async def Edit(self, request: pb.EditRequest, context: Context) -> pb.EditResponse:
@@ -70,7 +97,8 @@ class ImageEdit(ImageEditServicer):
         self, request: pb.EditRequest, context: Context
     ) -> AsyncIterator[pb.EditEvent]:
         async with self._answering("StreamEdit", context):
-            events: asyncio.Queue[pb.EditEvent] = asyncio.Queue()
+            # None follows the last event.
+            events: asyncio.Queue[pb.EditEvent | None] = asyncio.Queue()
             loop = asyncio.get_running_loop()
 
             def on_step(index: int, done: int, total: int) -> None:
@@ -78,10 +106,11 @@ class ImageEdit(ImageEditServicer):
                 loop.call_soon_threadsafe(events.put_nowait, pb.EditEvent(step=step))
 
             job = await self._accept(request, context, on_step)
-            yield pb.EditEvent(queued=pb.Queued(position=job.ahead))
             finish = asyncio.create_task(self._finish(job, context))
+            finish.add_done_callback(lambda _: events.put_nowait(None))
             try:
-                async for event in _until(finish, events):
+                yield pb.EditEvent(queued=pb.Queued(position=job.ahead))
+                while event := await events.get():
                     yield event
                 yield pb.EditEvent(result=await finish)
             finally:
@@ -93,7 +122,7 @@ class ImageEdit(ImageEditServicer):
         async with self._answering("ListModels", context):
             if not self.served:
                 raise NotServing("the models are still loading")
-            models = [describe(s.model, self._limits) for s in self.served.values()]
+            models = [replies.describe(s.model, self._limits) for s in self.served.values()]
         return pb.ListModelsResponse(models=models)
 
     async def _accept(
@@ -109,10 +138,8 @@ class ImageEdit(ImageEditServicer):
         remaining = context.time_remaining()
         deadline = None if remaining is None else time.monotonic() + remaining
         try:
-            # Before decoding: a full server spends nothing on what it will refuse.
-            if engine.queued + len(plan.seeds) > engine.queue_size:
-                raise QueueFull(engine.retry_after)
-            inputs = await self._in_pool(validation.prepare, request, plan, model, self._limits)
+            with served.place(len(plan.seeds)):
+                inputs = await self._in_pool(validation.prepare, request, plan, model, self._limits)
             edits = [
                 engine_edit.Edit(model.run(each), deadline, partial(on_step, i))
                 for i, each in enumerate(inputs)
@@ -127,7 +154,18 @@ class ImageEdit(ImageEditServicer):
             edit.future.add_done_callback(self._counter(model.entry.id, edit))
         return Job(served, plan, inputs, edits, ahead)
 
+    async def idle(self, seconds: float) -> bool:
+        """Wait until no call is under way; False if some still are after `seconds`."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._idle.wait()
+        except TimeoutError:
+            return False
+        return True
+
     def _find(self, name: str) -> Served:
+        if self.draining:
+            raise NotServing("the server is stopping")
         if not self.served:
             raise NotServing("the models are still loading")
         if not name:
@@ -142,22 +180,23 @@ class ImageEdit(ImageEditServicer):
             tensors = await asyncio.gather(*(asyncio.wrap_future(e.future) for e in job.edits))
         except DeadlinePassed:
             raise OutOfTime("the deadline passed before the edit was done") from None
-        except (EditCancelled, EngineStopped) as error:
-            raise ModelFailed("the engine stopped before the edit was done") from error
-        except Exception as error:
-            log.exception("model %s failed on an edit", job.served.model.entry.id)
-            raise ModelFailed("the model failed on this edit") from error
+        except Flagged:
+            raise Refused("the model's safety checker refused the result") from None
+        except EngineStopped:
+            raise ModelFailed("the engine stopped before the edit was done") from None
+        except Exception:  # which the engine has logged
+            raise ModelFailed("the model failed on this edit") from None
         finally:
             for edit in job.edits:
                 edit.future.cancel()
         pictures = await asyncio.gather(
             *(
-                self._in_pool(_picture, job, inputs, tensor)
+                self._in_pool(replies.picture, job.served.model, job.plan, inputs, tensor)
                 for inputs, tensor in zip(job.inputs, tensors, strict=True)
             )
         )
         context.set_trailing_metadata(
-            (("endpoint-load-metrics-bin", _orca(job.served.engine.load)),)
+            (("endpoint-load-metrics-bin", replies.load_report(job.served.engine)),)
         )
         return pb.EditResponse(
             images=pictures,
@@ -166,7 +205,7 @@ class ImageEdit(ImageEditServicer):
                 output_images=len(pictures),
                 steps=sum(edit.steps for edit in job.edits),
             ),
-            timings=_timings(
+            timings=replies.timings(
                 max(job.edits, key=lambda edit: (edit.ended_at or 0) - edit.queued_at)
             ),
             model=job.served.model.entry.id,
@@ -179,7 +218,7 @@ class ImageEdit(ImageEditServicer):
         def count(future: Future[Tensor]) -> None:
             if future.cancelled():
                 # When a deadline passes, gRPC cancels the call at the same moment.
-                outcome = "expired" if edit.late else "cancelled"
+                outcome = "expired" if _late(edit.remaining) else "cancelled"
             elif isinstance(future.exception(), DeadlinePassed):
                 outcome = "expired"
             else:
@@ -193,15 +232,16 @@ class ImageEdit(ImageEditServicer):
         """Answer a call's errors with their status and details, and count the call, however it ends."""
         started = time.monotonic()
         code = grpc.StatusCode.OK
+        self._calls += 1
+        self._idle.clear()
         try:
             yield
         except RequestError as error:
             code = error.status
             await context.abort_with_status(_status(error))
         except (asyncio.CancelledError, GeneratorExit):
-            late = context.time_remaining()
-            expired = late is not None and late <= 0
-            code = grpc.StatusCode.DEADLINE_EXCEEDED if expired else grpc.StatusCode.CANCELLED
+            late = _late(context.time_remaining())
+            code = grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED
             raise
         except Exception:
             log.exception("%s failed", method)
@@ -210,44 +250,9 @@ class ImageEdit(ImageEditServicer):
         finally:
             self._metrics.requests.labels(method, code.name).inc()
             self._metrics.request_seconds.labels(method).observe(time.monotonic() - started)
-
-
-async def _until(
-    task: asyncio.Task[pb.EditResponse], events: asyncio.Queue[pb.EditEvent]
-) -> AsyncIterator[pb.EditEvent]:
-    """Events as they come, until the task is done and all are out."""
-    while not task.done():
-        getting = asyncio.create_task(events.get())
-        await asyncio.wait({task, getting}, return_when=asyncio.FIRST_COMPLETED)
-        if getting.done():
-            yield getting.result()
-        else:
-            getting.cancel()
-    while not events.empty():
-        yield events.get_nowait()
-
-
-def _picture(job: Job, inputs: Inputs, tensor: Tensor) -> pb.EditedImage:
-    """Tensor (1x3xHxW, 0..1) to encoded bytes, the input kept exactly outside the mask. For the pool."""
-    pixels = tensor[0].permute(1, 2, 0).numpy()
-    pixels = images.composite(pixels, inputs.image, inputs.mask, job.served.model.blend(inputs))
-    return pb.EditedImage(
-        data=images.encode(pixels, job.plan.format, job.plan.quality),
-        format=validation.PB_FORMATS[job.plan.format],
-        width=inputs.image.width,
-        height=inputs.image.height,
-        seed=inputs.seed,
-        revised_prompt=inputs.prompt,
-    )
-
-
-def _timings(edit: engine_edit.Edit) -> pb.Timings:
-    return pb.Timings(
-        queue_seconds=edit.queue_seconds,
-        encode_seconds=edit.encode_seconds,
-        denoise_seconds=edit.denoise_seconds,
-        decode_seconds=edit.decode_seconds,
-    )
+            self._calls -= 1
+            if not self._calls:
+                self._idle.set()
 
 
 def _status(error: RequestError) -> Any:
@@ -260,36 +265,6 @@ def _status(error: RequestError) -> Any:
     return rpc_status.to_status(status)
 
 
-def _orca(load: float) -> bytes:
-    """An xds.data.orca.v3.OrcaLoadReport with field 9, application_utilization (double), for weighted balancing."""
-    return b"\x49" + struct.pack("<d", load)
-
-
-def describe(model: Model, limits: images.InputLimits) -> pb.Model:
-    """What ListModels says of a model."""
-    defaults = model.defaults
-    return pb.Model(
-        id=model.entry.id,
-        pipeline=model.family.edit,
-        created=model.created,
-        capabilities=pb.Capabilities(
-            mask=model.takes_mask,
-            strength=model.takes_strength,
-            negative_prompt=model.family.negative_prompt,
-            max_mode=model.entry.max is not None,
-            guidance_scale=model.takes_guidance,
-        ),
-        defaults=pb.Defaults(
-            strength=defaults.strength if model.takes_strength else None,
-            guidance_scale=defaults.guidance_scale if model.takes_guidance else None,
-            num_inference_steps=defaults.num_inference_steps or 28,
-        ),
-        limits=pb.Limits(
-            max_images=1,
-            size_multiple=model.family.multiple,
-            min_pixels=model.entry.limits.min_pixels,
-            max_pixels=model.entry.limits.max_pixels,
-            max_image_bytes=limits.max_bytes,
-            max_partial_images=0,
-        ),
-    )
+def _late(remaining: float | None) -> bool:
+    """Whether a call that was cancelled had run out of time: its caller's clock may be a little ahead of ours."""
+    return remaining is not None and remaining < 0.1

@@ -52,7 +52,7 @@ class Settings(BaseSettings):
     max_image_bytes: Annotated[int, Field(ge=1024, le=256 * 1024 * 1024)] = Field(
         4 * 1024 * 1024, description="Bytes of one encoded image, most."
     )
-    max_image_pixels: Annotated[int, Field(ge=4096, le=1_000_000_000)] = Field(
+    max_image_pixels: Annotated[int, Field(ge=4096, le=178_000_000)] = Field(
         50_000_000, description="Pixels of one input image, most; read from its header."
     )
     threads: Annotated[int, Field(ge=1, le=256)] = Field(

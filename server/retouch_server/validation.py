@@ -27,7 +27,6 @@ RANGES: dict[Ranged, tuple[int, int]] = {
     "output_compression": (0, 100),
 }
 MAX_PROMPT = 4000
-MAX_SIDE = 8192
 DEFAULT_QUALITY = 90
 FORMATS: dict[int, Format] = {
     pb.OUTPUT_FORMAT_UNSPECIFIED: "PNG",
@@ -99,7 +98,7 @@ def prepare(request: pb.EditRequest, plan: Plan, model: Model, limits: InputLimi
     allowed = model.entry.limits.model_copy(update={"max_pixels": plan.max_pixels})
     size = images.output_size(first.size, plan.size, model.family.multiple, allowed)
     fitted = images.fit(images.flatten(first), size)
-    fitted_mask = images.fit(mask, size) if mask else None
+    fitted_mask = images.fit_mask(mask, size) if mask else None
     return [
         Inputs(
             prompt=plan.prompt,
@@ -131,8 +130,8 @@ def _ranges(request: pb.EditRequest) -> Iterator[Violation]:
             yield Violation(field, f"must be {low} to {high}, not {value:g}")
     if request.HasField("size"):
         for side in ("width", "height"):
-            if not 1 <= (value := getattr(request.size, side)) <= MAX_SIDE:
-                yield Violation(f"size.{side}", f"must be 1 to {MAX_SIDE}, not {value}")
+            if not 1 <= (value := getattr(request.size, side)) <= images.MAX_SIDE:
+                yield Violation(f"size.{side}", f"must be 1 to {images.MAX_SIDE}, not {value}")
     if request.output_format not in FORMATS:
         yield Violation("output_format", "must be PNG, JPEG or WEBP")
     elif request.HasField("output_compression") and FORMATS[request.output_format] == "PNG":

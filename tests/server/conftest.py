@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from retouch_server.catalog import ModelEntry
-from retouch_server.models import Model, load
+from retouch_server.loading import load
+from retouch_server.models import Model
 from tests.server import tiny
 
 # The models are tiny: more threads only wait for each other.

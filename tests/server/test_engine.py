@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+import logging
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -196,6 +199,97 @@ def test_when_the_engine_dies_everyone_is_told(denoiser: Any) -> None:
     assert died.wait(10)
     with pytest.raises(EngineStopped):
         engine.submit([Edit(doubling(1))])
+
+
+def test_a_lost_device_ends_the_engine(denoiser: Any) -> None:
+    """Nothing more can run in this process: better to say so than to fail edit after edit."""
+    died = threading.Event()
+    engine = Engine(denoiser, on_death=died.set)
+    engine.start()
+    denoiser.error = torch.AcceleratorError("illegal memory access")
+    edits = [Edit(doubling(3)), Edit(doubling(3))]
+    engine.submit(edits)
+    for edit in edits:
+        with pytest.raises(EngineStopped):
+            edit.future.result(10)
+    assert died.wait(10)
+
+
+def test_a_batch_is_retried_when_its_memory_is_free_again(denoiser: Any, engine: Engine) -> None:
+    """The failed forward's tensors are gone by the time its members run alone."""
+    alive: list[bool] = []
+    held: list[weakref.ref[Tensor]] = []
+
+    def forward(sample: Tensor, timestep: Tensor) -> Tensor:
+        alive.extend(ref() is not None for ref in held)
+        if len(sample) > 1:
+            activations = sample * 3
+            held.append(weakref.ref(activations))
+            raise torch.OutOfMemoryError("no room for two")
+        return sample * 2
+
+    denoiser.forward = forward
+    edits = [Edit(doubling(1)), Edit(doubling(1))]
+    engine.submit(edits)
+    assert [edit.future.result(10).item() for edit in edits] == [2, 2]
+    assert alive
+    assert not any(alive)
+
+
+@pytest.mark.parametrize("how", ["cancelled", "late", "failed", "done"])
+def test_an_ended_edit_leaves_no_tensors_to_the_garbage_collector(
+    engine: Engine, denoiser: Any, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.CRITICAL, "retouch_server")  # pytest would keep the traceback
+    held: list[weakref.ref[Tensor]] = []
+
+    def run(denoiser: Any, on_step: OnStep) -> Tensor:
+        latents = torch.ones(1, 4)
+        held.append(weakref.ref(latents))
+        for step in range(10**9 if how in ("cancelled", "late") else 3):
+            latents_now = denoiser(latents, step)
+            on_step(step + 1, 3)
+            if how == "failed":
+                raise ValueError(latents_now)
+        return torch.zeros(1)
+
+    gc.collect()
+    gc.disable()
+    try:
+        edit = Edit(run, deadline=time.monotonic() + 0.1 if how == "late" else None)
+        engine.submit([edit])
+        settle(lambda: edit.steps > 1 or edit.future.done())
+        if how == "cancelled":
+            edit.future.cancel()
+        settle(lambda: edit.future.done() and engine.running == 0)
+        settle(lambda: held[0]() is None)
+    finally:
+        gc.enable()
+
+
+def test_stop_iteration_is_an_error_like_any_other(engine: Engine) -> None:
+    """asyncio takes no StopIteration: the caller would wait for ever."""
+
+    def run(denoiser: Any, on_step: OnStep) -> Tensor:
+        raise StopIteration
+
+    edit = Edit(run)
+    engine.submit([edit])
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        edit.future.result(10)
+
+
+def test_stop_says_whether_the_thread_has_ended(denoiser: Any) -> None:
+    engine = Engine(denoiser)
+    engine.start()
+    denoiser.gate.clear()
+    edit = Edit(doubling(1))
+    engine.submit([edit])
+    settle(lambda: engine.running == 1)
+    assert not engine.stop(0.05)
+    denoiser.gate.set()
+    assert engine.stop(10)
+    assert edit.future.result(0).item() == 2
 
 
 def test_grad_mode_stays_off_whatever_order_pipelines_leave_no_grad_in(engine: Engine) -> None:

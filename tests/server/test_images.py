@@ -87,6 +87,28 @@ def test_animation_is_refused(format: str) -> None:
     assert "animated (3 frames)" in refusal(data)
 
 
+def test_a_jpeg_of_endless_scans_is_refused_before_it_is_decoded() -> None:
+    data = encoded(photo(64, 64), "JPEG", progressive=True)
+    scan = data[data.rindex(b"\xff\xda") : -2]
+    assert images.decode(data, "images[0]", LIMITS).size == (64, 64)
+    assert refusal(data[:-2] + scan * 100 + b"\xff\xd9") == "is a JPEG of more than 64 scans"
+
+
+def test_a_cameras_preview_is_not_animation() -> None:
+    data = encoded(photo(64, 48), "MPO", save_all=True, append_images=[photo(16, 12)])
+    assert images.decode(data, "images[0]", LIMITS).size == (64, 48)
+
+
+def test_transparency_survives_palettes_and_profiles() -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    for image in (photo(), photo(mode="P")):
+        first = image.getpixel((0, 0))
+        data = encoded(image, transparency=first, icc_profile=profile)
+        decoded = images.decode(data, "images[0]", LIMITS)
+        assert decoded.mode == "RGBA"
+        assert decoded.getpixel((0, 0))[3] == 0  # type: ignore[index]
+
+
 def test_bytes_at_the_limit_and_one_more() -> None:
     data = encoded(photo())
     assert images.decode(data, "images[0]", InputLimits(max_bytes=len(data))).size == (40, 30)
@@ -164,8 +186,21 @@ def test_masks_that_cannot_be_meant(mask: Image.Image, reason: str) -> None:
     assert reason in refused.value.violations[0].description
 
 
+def test_a_mask_fades_rather_than_vanishes_and_one_that_is_cropped_away_is_refused() -> None:
+    line = Image.new("L", (2000, 2000), 0)
+    line.paste(255, (1000, 0, 1001, 2000))
+    assert images.fit_mask(line, (500, 500)).getextrema() == (0, 64)
+    left = Image.new("L", (1000, 500), 0)
+    left.paste(255, (0, 0, 50, 500))
+    with pytest.raises(InvalidRequest) as refused:
+        images.fit_mask(left, (512, 512))
+    assert refused.value.violations[0].field == "mask"
+    sharp = images.fit(Image.new("L", (64, 64), 255), (512, 512))
+    assert sharp.getextrema() == (255, 255)
+
+
 @given(
-    st.integers(1, 9000), st.integers(1, 9000), st.sampled_from([8, 16, 64]),
+    st.integers(1, 90_000), st.integers(1, 9000), st.sampled_from([8, 16, 64]),
     st.sampled_from([(64 * 64, 1024 * 1024), (256 * 256, 256 * 256), (4096, 3_000_000)]),
 )  # fmt: skip
 def test_an_unset_size_is_the_images_own_fitted(
@@ -175,6 +210,7 @@ def test_an_unset_size_is_the_images_own_fitted(
     width, height = images.output_size((w, h), None, multiple, limits)
     assert width % multiple == height % multiple == 0
     assert width * height <= limits.max_pixels
+    assert max(width, height) <= images.MAX_SIDE
     if max(w, h) < 8 * min(w, h) and area[0] < area[1] / 4:
         assert limits.min_pixels <= width * height
         if min(width, height) >= 8 * multiple:

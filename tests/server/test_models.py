@@ -5,12 +5,14 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from retouch_server.catalog import Defaults, ModelEntry
-from retouch_server.models import FAMILIES, LoadError, load, pick_device
+from retouch_server.catalog import Defaults, Limits, ModelEntry
+from retouch_server.loading import LoadError, load, pick_device
+from retouch_server.models import FAMILIES, OURS, Flagged
 from tests.server import tiny
 from tests.server.conftest import Folder, Load
 from tests.server.test_equality import EDITS, mask
@@ -126,6 +128,68 @@ def test_defaults_are_the_catalogues_else_the_pipelines(tiny_model: Load) -> Non
     assert model.defaults == Defaults(strength=0.8, guidance_scale=7.5, num_inference_steps=50)
     entry = model.entry.model_copy(update={"defaults": Defaults(guidance_scale=2.0)})
     assert replace(model, entry=entry).defaults.guidance_scale == 2.0
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"arguments": {"nonsense": 1}}, "arguments.nonsense"),
+        ({"arguments": {"num_inference_steps": 1}}, "arguments.num_inference_steps"),
+        ({"defaults": Defaults(strength=0.5)}, "defaults.strength: it takes none"),
+    ],
+)
+def test_a_catalogue_that_asks_what_the_model_cannot_do(
+    tiny_folder: Folder, change: dict[str, Any], words: str
+) -> None:
+    entry = ModelEntry(id="m", source=str(tiny_folder("instruct")))
+    assert words in fails(entry.model_copy(update=change))
+
+
+def test_limits_below_the_sides_multiple(tiny_folder: Folder) -> None:
+    limits = Limits(min_pixels=64, max_pixels=64)
+    entry = ModelEntry(id="m", source=str(tiny_folder("kontext")), limits=limits)
+    assert "limits.max_pixels: its sides are multiples of 16" in fails(entry)
+
+
+def test_arguments_go_to_the_pipelines_that_take_them(tiny_model: Load) -> None:
+    model = tiny_model("kontext")
+    arguments: dict[str, bool | int | float | str] = {
+        "padding_mask_crop": 8,
+        "max_sequence_length": 8,
+    }
+    changed = replace(model, entry=model.entry.model_copy(update={"arguments": arguments}))
+    for name, wanted in (("FluxKontextPipeline", False), ("FluxKontextInpaintPipeline", True)):
+        pipe = model.pipelines[name]
+        given = changed._arguments(pipe, EDITS[0], lambda done, total: None)
+        assert ("padding_mask_crop" in given) == wanted
+        assert given["max_sequence_length"] == 8
+        assert given["num_inference_steps"] == EDITS[0].steps
+
+
+def test_what_a_request_says_is_listed(tiny_model: Load) -> None:
+    """`OURS` is every argument that a request may decide, over all families."""
+    full = replace(EDITS[0], strength=0.5, mask=mask(), negative_prompt="dull")
+    given: set[str] = set()
+    for name in ("kontext", "diffusion"):
+        model = tiny_model(name)
+        for pipe in model.pipelines.values():
+            given |= model._arguments(pipe, full, lambda done, total: None).keys()
+    assert given == OURS
+
+
+def test_a_flagged_result_is_an_error(tiny_model: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model("instruct")
+    cls = type(model.pipelines[model.family.edit])
+    monkeypatch.setattr(cls, "run_safety_checker", lambda self, image, *_: (image, [True]))
+    with pytest.raises(Flagged):
+        model.run(EDITS[0])(model.denoiser, lambda done, total: None)
+
+
+def test_a_checkpoint_with_a_safety_checker_of_diffusers_is_trusted(copied: Path) -> None:
+    """Most published Stable Diffusion checkpoints have one; here its weights are missing, another error."""
+    checker = ["stable_diffusion", "StableDiffusionSafetyChecker"]
+    tiny.rewrite_index(copied, safety_checker=checker)
+    assert "not trusted" not in fails(ModelEntry(id="m", source=str(copied)))
 
 
 def test_every_family_names_pipelines_of_diffusers() -> None:

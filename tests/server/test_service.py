@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ import grpc
 import numpy as np
 import pytest
 import pytest_asyncio
+import torch
 import yaml
 from google.protobuf import descriptor_pb2, message_factory
 from google.rpc.error_details_pb2 import BadRequest, RetryInfo
@@ -21,11 +23,13 @@ from PIL import Image
 
 from retouch.v1 import image_edit_pb2 as pb
 from retouch.v1.image_edit_pb2_grpc import ImageEditStub
+from retouch_server.engine.edit import Edit
+from retouch_server.engine.engine import Engine
+from retouch_server.replies import load_report
 from retouch_server.server import SERVICE, BindError, Server
-from retouch_server.service import _orca
 from retouch_server.settings import Settings
 from tests.server.conftest import Folder
-from tests.server.test_equality import mask, picture
+from tests.server.test_equality import Unknown, mask, picture
 
 QUEUE = 10
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -327,15 +331,20 @@ def _broken(self: Any, *args: Any, **kwargs: Any) -> Any:
     raise RuntimeError("secret")
 
 
-async def test_the_load_trailer_reads_as_the_balancers_message() -> None:
-    """gRPC's client keeps the trailer to itself, so a message of the xds contract's field reads it."""
+async def test_the_load_report_reads_as_the_balancers_message() -> None:
+    """gRPC's client keeps the trailer to itself, so a message of the same fields reads the bytes."""
     file = descriptor_pb2.FileDescriptorProto(name="orca.proto", package="orca")
     message = file.message_type.add(name="OrcaLoadReport")
     double = descriptor_pb2.FieldDescriptorProto.TYPE_DOUBLE
-    message.field.add(name="application_utilization", number=9, type=double, label=1)
+    for name, number in (("rps_fractional", 6), ("application_utilization", 9)):
+        message.field.add(name=name, number=number, type=double, label=1)
     report: Any = message_factory.GetMessages([file])["orca.OrcaLoadReport"]()
-    report.ParseFromString(_orca(1.75))
-    assert report.application_utilization == 1.75
+    idle = Engine(Unknown(torch.nn.Identity()), slots=2)
+    report.ParseFromString(load_report(idle))
+    assert (report.rps_fractional, report.application_utilization) == (1.0, 0.01)
+    idle.submit([Edit(lambda denoiser, on_step: torch.zeros(1))] * 3)
+    report.ParseFromString(load_report(idle))
+    assert report.application_utilization == 1.5
 
 
 async def test_health_while_loading_serving_and_stopping(settings: Settings) -> None:
@@ -366,6 +375,80 @@ async def test_health_while_loading_serving_and_stopping(settings: Settings) -> 
         assert await state(SERVICE) == not_serving
         assert len((await under_way).images) == 1
         await stopping
+
+
+async def test_a_watcher_of_health_does_not_hold_up_the_stop(settings: Settings) -> None:
+    server = Server(settings, on_death=lambda: None)
+    await server.start()
+    await server.load()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        watch = health_pb2_grpc.HealthStub(channel).Watch(
+            health_pb2.HealthCheckRequest(service=SERVICE)
+        )
+        await watch.read()
+        started = time.monotonic()
+        assert await server.stop()
+        assert time.monotonic() - started < 3
+
+
+async def test_told_to_stop_while_loading_it_never_serves(settings: Settings) -> None:
+    server = Server(settings, on_death=lambda: None)
+    await server.start()
+    loading = asyncio.ensure_future(server.load())
+    await asyncio.sleep(0)
+    assert not await server.stop(), "the loading thread cannot be ended"
+    await loading
+    assert server._service.served == {}
+    assert server._metrics.registry.get_sample_value("retouch_server_ready") == 0
+
+
+async def test_places_are_held_while_pictures_are_decoded(stub: Any, server: Server) -> None:
+    served = server._service.served["instruct"]
+    with served.place(QUEUE):
+        code, _ = await refused(stub.Edit(edit()))
+        assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert await stub.Edit(edit())
+    assert served.decoding == 0
+
+
+async def test_a_refusing_safety_checker_is_told(
+    stub: Any, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe = server._service.served["instruct"].model.pipelines[
+        "StableDiffusionInstructPix2PixPipeline"
+    ]
+    monkeypatch.setattr(
+        type(pipe),
+        "run_safety_checker",
+        lambda self, image, device, dtype: (image, [True]),
+        raising=True,
+    )
+    code, _ = await refused(stub.Edit(edit()))
+    assert code is grpc.StatusCode.FAILED_PRECONDITION
+
+
+async def test_not_a_number_is_no_picture(
+    stub: Any, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vae = (
+        server._service.served["instruct"]
+        .model.pipelines["StableDiffusionInstructPix2PixPipeline"]
+        .vae
+    )
+    monkeypatch.setattr(
+        type(vae), "decode", lambda self, z, **_: (torch.full((1, 3, 64, 64), torch.nan),)
+    )
+    code, _ = await refused(stub.Edit(edit()))
+    assert code is grpc.StatusCode.INTERNAL
+
+
+async def test_a_stream_that_is_left_at_its_first_event_frees_the_slot(
+    stub: Any, server: Server
+) -> None:
+    call = stub.StreamEdit(long_edit())
+    assert (await call.read()).WhichOneof("event") == "queued"
+    call.cancel()
+    await idle(server)
 
 
 async def test_a_taken_port_is_one_line(server: Server, settings: Settings) -> None:

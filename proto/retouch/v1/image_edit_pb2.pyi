@@ -8,6 +8,7 @@ buf's STANDARD naming rules hold, with two exceptions that are meant: the servic
 
 Errors, for every rpc:
   INVALID_ARGUMENT    a field breaks a rule; details carry google.rpc.BadRequest, one violation per field.
+  FAILED_PRECONDITION the model's safety checker refused the result.
   NOT_FOUND           no model of that id is served here.
   RESOURCE_EXHAUSTED  the queue is full; details carry google.rpc.RetryInfo.
   DEADLINE_EXCEEDED   the call's deadline passed; the edit's slot is free within one denoising step.
@@ -620,7 +621,7 @@ class Defaults(_message.Message):
     GUIDANCE_SCALE_FIELD_NUMBER: _builtins.int
     NUM_INFERENCE_STEPS_FIELD_NUMBER: _builtins.int
     strength: _builtins.float
-    """0..1; unset where the model takes none."""
+    """0..1; unset where the model takes none. Of an edit without a mask; with one, the masked pipeline's own."""
     guidance_scale: _builtins.float
     """0..20; unset where the model takes none."""
     num_inference_steps: _builtins.int

@@ -8,6 +8,7 @@ buf's STANDARD naming rules hold, with two exceptions that are meant: the servic
 
 Errors, for every rpc:
   INVALID_ARGUMENT    a field breaks a rule; details carry google.rpc.BadRequest, one violation per field.
+  FAILED_PRECONDITION the model's safety checker refused the result.
   NOT_FOUND           no model of that id is served here.
   RESOURCE_EXHAUSTED  the queue is full; details carry google.rpc.RetryInfo.
   DEADLINE_EXCEEDED   the call's deadline passed; the edit's slot is free within one denoising step.

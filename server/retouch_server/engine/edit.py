@@ -43,11 +43,13 @@ class Edit:
         """Why this edit should not go on: its caller left, or its time is up."""
         if self.future.cancelled():
             return EditCancelled()
-        return DeadlinePassed() if self.late else None
+        remaining = self.remaining
+        return DeadlinePassed() if remaining is not None and remaining <= 0 else None
 
     @property
-    def late(self) -> bool:
-        return self.deadline is not None and time.monotonic() >= self.deadline
+    def remaining(self) -> float | None:
+        """Seconds until the deadline; None without one."""
+        return None if self.deadline is None else self.deadline - time.monotonic()
 
     @property
     def queue_seconds(self) -> float:

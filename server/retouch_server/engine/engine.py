@@ -71,6 +71,11 @@ class Engine:
         return (self.running + self.queued) / self.slots
 
     @property
+    def edits_per_second(self) -> float:
+        """About how many edits end per second at this load."""
+        return max(1, self.running) / self._edit_seconds
+
+    @property
     def retry_after(self) -> float:
         """Seconds until the queue of now is likely to be done, 1..60, from how long edits took lately."""
         return min(60.0, max(1.0, self._edit_seconds * self.queued / self.slots))
@@ -93,13 +98,14 @@ class Engine:
             self._changed.notify()
         return ahead
 
-    def stop(self, timeout: float | None = None) -> None:
-        """Take no more edits, finish those taken, and end the thread; wait for it `timeout` seconds."""
+    def stop(self, timeout: float | None = None) -> bool:
+        """Take no more edits, finish those taken, and end the thread. False if it has not within `timeout` seconds."""
         with self._changed:
             self._stopping = True
             self._changed.notify()
         if self._thread.is_alive():
             self._thread.join(timeout)
+        return not self._thread.is_alive()
 
     def step(self) -> None:
         """One turn: at most one forward, shared by all waiting calls that fit together."""
@@ -143,20 +149,32 @@ class Engine:
         try:
             output = self._denoiser(**self._rows.stack(batch))
             answers = self._rows.split(output, batch)
+            self._on_forward(sum(call.rows for call in batch), time.monotonic() - started)
+            return answers
+        except torch.AcceleratorError:
+            raise  # the device is lost for this process: let the engine die, and the supervisor start anew
         except Exception as error:
             if len(batch) == 1:
                 return [error]
-            log.warning("a forward of %d edits failed, each runs alone: %r", len(batch), error)
-            return [answer for call in batch for answer in self._forward([call])]
-        self._on_forward(sum(call.rows for call in batch), time.monotonic() - started)
-        return answers
+            log.warning(
+                "a forward of %d edits failed, each runs alone: %s", len(batch), repr(error)
+            )
+        # Out here, where the error's traceback no longer holds the failed forward's memory.
+        return [answer for call in batch for answer in self._forward([call])]
 
     def _advance(self, coroutine: Coroutine, answer: Any) -> None:
         """Resume one pipeline to its next call, or to its end: then its slot is free."""
         try:
             go_on = coroutine.throw if isinstance(answer, BaseException) else coroutine.resume
             result = go_on(answer)
+        except torch.AcceleratorError:
+            raise
         except (Exception, EditCancelled, DeadlinePassed) as error:
+            if isinstance(error, Exception):
+                log.warning("an edit failed", exc_info=True)
+            # A traceback holds its frames, this one and their tensors included: a cycle that only the garbage
+            # collector would free.
+            error.__traceback__ = error.__context__ = error.__cause__ = None
             result = error
         if coroutine.call:
             coroutine.call.since = self._tick
@@ -169,6 +187,8 @@ class Engine:
         edit.ended_at = time.monotonic()
         if not edit.future.set_running_or_notify_cancel():
             return
+        if isinstance(result, StopIteration):  # which no asyncio future takes
+            result = RuntimeError(repr(result))
         if isinstance(result, BaseException):
             edit.future.set_exception(result)
         else:
