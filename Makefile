@@ -25,8 +25,9 @@ clean:  ## remove what the other targets made
 	rm -rf $(VENV) .retouch
 
 $(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Retouch needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
 	@echo "Setting up $(VENV) (a minute or two, once) ..."
-	@$(PYTHON) -m venv $(VENV)
+	@[ -x $(VENV)/bin/pip ] && $(VENV)/bin/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' || $(PYTHON) -m venv --clear $(VENV)
 	@$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	@$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[server,gateway,cli,dev]'
 	@touch $@

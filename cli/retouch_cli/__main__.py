@@ -19,16 +19,17 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The exit status: 0, 1 where the command failed, 2 where the command line was wrong."""
+    """The exit status: 0, 1 where the command failed, 2 where the command line was wrong, 130 by Ctrl-C."""
     arguments = parser().parse_args(argv)
     try:
         status: int = arguments.run(arguments)
     except Failure as failure:
         print(f"retouch: {failure}", file=sys.stderr)
         return 1
-    except (
-        BrokenPipeError
-    ):  # whoever read our output is gone; Python must not flush into it at exit
+    except KeyboardInterrupt:  # before there was anything to stop
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output is gone; Python must not flush into it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return status

@@ -32,7 +32,11 @@ class Child:
             raise Failure(
                 f"{command} is missing: install retouch with its server and gateway extras"
             )
-        with self.log.open("wb") as log:
+        try:
+            log = self.log.open("wb")
+        except OSError as error:
+            raise Failure(f"cannot write {self.log}: {error.strerror}") from error
+        with log:
             self._process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-I", "-S", leash.__file__, str(os.getpid()), str(command)),
                 stdin=asyncio.subprocess.DEVNULL,

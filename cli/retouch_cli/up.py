@@ -164,7 +164,10 @@ async def first_edit(
     except httpx.HTTPError as error:
         raise Failure(f"the first edit failed: {type(error).__name__} {error}") from error
     copy = folder / "edited.png"
-    copy.write_bytes(edited.data)
+    try:
+        copy.write_bytes(edited.data)
+    except OSError as error:
+        raise Failure(f"cannot write {copy}: {error.strerror}") from error
     say(
         f'Edited {arguments.photo.name}, "{arguments.prompt}", in {edited.seconds:.1f} s:\n'
         f"  URL    {edited.url}\n"
@@ -203,7 +206,11 @@ def writable_folder() -> Path:
     folder = Path(".retouch")
     with contextlib.suppress(OSError):
         folder.mkdir(exist_ok=True)
-    return folder if os.access(folder, os.W_OK) else Path(tempfile.mkdtemp(prefix="retouch-"))
+    return (
+        folder
+        if folder.is_dir() and os.access(folder, os.W_OK)
+        else Path(tempfile.mkdtemp(prefix="retouch-"))
+    )
 
 
 def say(text: str) -> None:

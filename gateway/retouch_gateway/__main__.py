@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import secrets
 import signal
@@ -26,6 +27,8 @@ from retouch_gateway.settings import (
 
 log = logging.getLogger("retouch_gateway")
 
+M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8  # malloc.h
+
 
 def main() -> None:
     """Serve until SIGTERM or SIGINT, then finish what is in flight.
@@ -42,6 +45,7 @@ def main() -> None:
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
+    _give_memory_back()
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     for name in unknown_variables():
         log.warning("%s is not a setting", name)
@@ -78,6 +82,18 @@ def serve(settings: Settings) -> None:
         *(settings.upstream, settings.store, settings.ttl),
     )
     uvicorn.Server(config).run([listener])
+
+
+def _give_memory_back() -> None:
+    """Have glibc map large blocks alone, so that freed images leave the process.
+
+    By itself it raises its threshold with each large block that is freed, and keeps the rest in per-thread heaps: after
+    sixteen edits of 4 MiB at once 191 MiB stayed; so, 99 do.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc's alone
+    if mallopt:
+        mallopt(M_ARENA_MAX, 2)
+        mallopt(M_MMAP_THRESHOLD, 256 * 1024)
 
 
 def _listen(settings: Settings) -> socket.socket:

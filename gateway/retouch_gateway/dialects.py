@@ -18,6 +18,10 @@ from retouch.v1.image_edit_pb2 import EditRequest, Size
 from retouch_gateway.errors import BadRequest, Violation
 
 MAX_IMAGES = 16
+# Commas and brackets in a body: an edit has some dozens, and a prompt its own. Parsed, each `{}` takes thirty times the
+# memory that it takes in the body.
+MAX_STRUCTURE = 10_000
+MAX_VIOLATIONS = 20
 URL, INLINE = "url", "b64_json"
 SWITCH = {"true": True, "1": True, "on": True, "false": False, "0": False, "off": False}
 
@@ -36,6 +40,8 @@ class Edit:
 
 def from_json(body: bytes | bytearray, max_image_bytes: int) -> Edit:
     """The JSON dialect. Raises BadRequest, naming every field that is at fault."""
+    if sum(map(body.count, b",[{")) > MAX_STRUCTURE:
+        raise BadRequest("The body has too many fields, items or objects to be an edit.")
     try:
         given = orjson.loads(body)
     except orjson.JSONDecodeError as error:
@@ -46,8 +52,13 @@ def from_json(body: bytes | bytearray, max_image_bytes: int) -> Edit:
     for name, value in given.items():
         if value is not None:  # null is the same as absent
             reader.read(name, value)
+        if len(reader.violations) == MAX_VIOLATIONS:
+            reader.violations.append((None, "and maybe more"))
+            break
     if not reader.request.images and not any(_of_images(field) for field, _ in reader.violations):
         reader.violations.insert(0, ("images", "is required"))
+    if any(text == "unknown field" for _, text in reader.violations):
+        reader.violations.append((None, f"the fields are {', '.join(FIELDS)}"))
     if reader.violations:
         raise BadRequest.of(reader.violations)
     return Edit(reader.request, reader.response_format)
@@ -73,7 +84,7 @@ class _Reader:
             elif name in OTHERS:
                 OTHERS[name](self, name, value)
             else:
-                raise Wrong(_shown(name), f"unknown field; the fields are {', '.join(FIELDS)}")
+                raise Wrong(_shown(name), "unknown field")
         except Wrong as wrong:
             self.violations.append((wrong.field, wrong.text))
 

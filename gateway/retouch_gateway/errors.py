@@ -35,6 +35,7 @@ class GatewayError(Exception):
     ├─ Busy                 429  the queue is full; says when to come back
     ├─ ClientGone           499  the caller hung up: seen by logs and metrics only
     ├─ BadUpstream          502  the upstream broke the contract
+    ├─ UpstreamLost         502  the upstream went away in the middle of the edit
     ├─ Unavailable          503  no upstream is ready
     └─ OutOfTime            504  the request's budget is spent
     """
@@ -106,6 +107,14 @@ class BadUpstream(GatewayError):
     default = "The edit service gave an answer that makes no sense here."
 
 
+class UpstreamLost(BadUpstream):
+    default = "The edit service went away in the middle of the edit."
+
+    def __init__(self) -> None:
+        # The edit may be what ended it: no SDK should send it on to the next server by itself.
+        super().__init__(headers={"x-should-retry": "false"})
+
+
 class Unavailable(GatewayError):
     status = 503
     default = "The edit service is not ready; try again."
@@ -143,10 +152,11 @@ _DETAILS: dict[grpc.StatusCode, type[RetryInfo | FieldErrors]] = {
 }
 
 
-def from_rpc(error: grpc.aio.AioRpcError) -> GatewayError:
+def from_rpc(error: grpc.aio.AioRpcError, *, accepted: bool = False) -> GatewayError:
     """What a failed call means to the caller of the gateway.
 
     INVALID_ARGUMENT keeps the server's own words, by field; anything unforeseen loses them.
+    `accepted`: the server had taken the request, so that to lose it is no invitation to try again.
     """
     details = _details(error)
     if isinstance(details, RetryInfo):
@@ -159,6 +169,8 @@ def from_rpc(error: grpc.aio.AioRpcError) -> GatewayError:
         return NotFound(error.details(), param="model")  # the only thing a call can fail to find
     if kind is BadRequest:
         return BadRequest(error.details())
+    if kind is Unavailable and accepted:
+        return UpstreamLost()
     return kind()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -62,7 +63,7 @@ class Settings(BaseSettings):
     timeout: Seconds = Field(300, description="seconds a request may take in all")
     body_timeout: Seconds = Field(60, description="seconds its body may take to arrive")
     max_image_bytes: int = Field(
-        4 * 2**20, ge=1, le=2**28, description="largest encoded image, decoded from base64"
+        4 * 2**20, ge=1, le=2**26, description="largest encoded image, decoded from base64"
     )
     max_body_bytes: int | None = Field(
         None,
@@ -102,9 +103,30 @@ class Settings(BaseSettings):
         if url is None:
             return None
         parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or "?" in url or "#" in url:
-            raise ValueError("must be an http:// or https:// address without query or fragment")
+        try:
+            port_is_one = parts.port is None or parts.port > 0
+        except ValueError:
+            port_is_one = False
+        plain = port_is_one and not any(sign in url for sign in "?#@")
+        if parts.scheme not in ("http", "https") or not parts.hostname or not plain:
+            raise ValueError(
+                "must be an http:// or https:// address, without user, query or fragment"
+            )
         return url.rstrip("/")
+
+    @field_validator("upstream")
+    @classmethod
+    def _target(cls, target: str) -> str:
+        if not re.fullmatch(r"(dns|ipv4|ipv6|unix):.+|[^/\s]+:[0-9]{1,5}", target):
+            raise ValueError("must be host:port, or a gRPC name such as dns:///host:port")
+        return target
+
+    @field_validator("store", mode="before")
+    @classmethod
+    def _a_folder(cls, store: object) -> object:
+        if not str(store) or "://" in str(store):
+            raise ValueError("must be a folder")
+        return store
 
     @field_validator("store")
     @classmethod

@@ -24,10 +24,11 @@ from retouch_gateway.metrics import Metrics
 log = logging.getLogger(__name__)
 
 SERVICE = "retouch.v1.ImageEdit"
+ACCEPTED = "retouch-accepted"  # in the initial metadata once work may have started
 # Ten 50-megapixel answers never come at once; ten of a few megapixels do.
 RECEIVE_BYTES = 512 * 2**20
 LIST_SECONDS = 5.0
-READY_SECONDS = 0.8
+READY_SECONDS = 0.6
 
 # Retried is UNAVAILABLE alone, which the contract gives only before work has started. A server that
 # answers NOT_SERVING is left out until it serves again.
@@ -119,7 +120,7 @@ class Upstream:
             return reply
         except grpc.aio.AioRpcError as error:
             code = error.code()
-            raised = from_rpc(error)
+            raised = from_rpc(error, accepted=ACCEPTED in (error.initial_metadata() or ()))
             if raised.status >= 500:
                 log.warning("upstream %s: %s %s id=%s", rpc, code.name, error.details(), request_id)
             raise raised from None

@@ -39,6 +39,7 @@ from .models import Flagged, Inputs, Model
 from .validation import Plan
 
 log = logging.getLogger(__name__)
+ACCEPTED = "retouch-accepted"
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 
@@ -90,7 +91,10 @@ class ImageEdit(ImageEditServicer):
 
     async def Edit(self, request: pb.EditRequest, context: Context) -> pb.EditResponse:
         async with self._answering("Edit", context):
-            response = await self._finish(await self._accept(request, context), context)
+            job = await self._accept(request, context)
+            # From here a retry would do the work twice: the first metadata ends gRPC's own, and tells the caller.
+            await context.send_initial_metadata(((ACCEPTED, "1"),))
+            response = await self._finish(job, context)
         return response
 
     async def StreamEdit(

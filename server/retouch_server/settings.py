@@ -49,7 +49,7 @@ class Settings(BaseSettings):
     queue_size: Annotated[int, Field(ge=10, le=100_000)] = Field(
         64, description="Edits that may wait for a slot, per model; beyond, RESOURCE_EXHAUSTED."
     )
-    max_image_bytes: Annotated[int, Field(ge=1024, le=256 * 1024 * 1024)] = Field(
+    max_image_bytes: Annotated[int, Field(ge=1024, le=64 * 1024 * 1024)] = Field(
         4 * 1024 * 1024, description="Bytes of one encoded image, most."
     )
     max_image_pixels: Annotated[int, Field(ge=4096, le=178_000_000)] = Field(

@@ -72,7 +72,13 @@ def up(tmp_path: Path) -> Iterator[Callable[..., Up]]:
             process = subprocess.Popen(
                 [BIN / "retouch", "up", *arguments],
                 cwd=tmp_path,
-                env=environment(**{**free_ports(), **variables}),
+                env=environment(
+                    **{
+                        **free_ports(),
+                        "RETOUCH_GATEWAY_STORE": str(tmp_path / "store"),
+                        **variables,
+                    }
+                ),
                 stdout=out,
                 stderr=err,
                 text=True,

@@ -113,6 +113,7 @@ class Echo(image_edit_pb2_grpc.ImageEditServicer):
         self.refusals: list[Refusal] = []  # one a call, in this order
         self.response: pb.EditResponse | None = None
         self.delay = 0.0
+        self.accepts = False  # whether it says that it took a request, before its answer
         self.started, self.cancelled = asyncio.Event(), asyncio.Event()
 
     def StreamEdit(self, request: pb.EditRequest, context: Any) -> Any:
@@ -127,6 +128,8 @@ class Echo(image_edit_pb2_grpc.ImageEditServicer):
         self.started.set()
         try:
             await asyncio.sleep(self.delay)
+            if self.accepts:
+                await context.send_initial_metadata((("retouch-accepted", "1"),))
             if self.refusals:
                 raise self.refusals.pop(0)
             judge(request)

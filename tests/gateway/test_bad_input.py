@@ -82,6 +82,12 @@ CASES: dict[str, tuple[dict[str, Any], str | None, str]] = {
     "response_format": ({"response_format": "png"}, "response_format", "must be url or b64_json"),
     "kontext_max_mode": ({"kontext_max_mode": "yes"}, "kontext_max_mode", "must be a boolean"),
     "kontext_max_mode 1": ({"kontext_max_mode": 1}, "kontext_max_mode", "must be a boolean"),
+    "a thousand unknown fields": (
+        {f"{'x' * 100}{i}": 1 for i in range(1000)},
+        "x" * 64 + "…",
+        "and maybe more",
+    ),
+    "a bomb of objects": ({"n": [{}] * 100_000}, None, "too many fields, items or objects"),
     "unknown field": ({"imagez": 1}, "imagez", "unknown field"),
     "a known name of another dialect": ({"image": [GOOD]}, "image", "unknown field"),
 }
@@ -95,6 +101,7 @@ async def test_a_bad_field_is_named(gateway: Live, case: str) -> None:
     assert time.monotonic() - began < 1
     error = error_of(response, 400, param)
     assert error["type"] == "invalid_request_error"
+    assert len(response.content) < 5000
     assert text in error["message"]
     assert (await gateway.edit()).status_code == 200
 

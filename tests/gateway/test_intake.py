@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from retouch_gateway import protocol
 from tests.gateway.conftest import Live, StartGateway, Upstream, b64, error_of, picture
 
 BODY = json.dumps({"images": [b64(picture())], "prompt": "x"}).encode()
@@ -155,6 +156,39 @@ async def test_http_too_broken_to_route(gateway: Live) -> None:
         status, headers, body = await answer(reader)
     assert (status, headers["content-type"]) == (400, "application/json")
     assert json.loads(body)["error"]["code"] == 400
+
+
+async def test_a_head_without_end(gateway: Live) -> None:
+    async with dialled(gateway) as (reader, writer):
+        writer.write(b"GET /healthz HTTP/1.1\r\n")
+        with contextlib.suppress(ConnectionError):
+            for _ in range(100):
+                writer.write(b"x-filler: " + b"a" * 10_000 + b"\r\n")
+                await writer.drain()
+        status, headers, body = await answer(reader)
+    assert (status, headers["connection"]) == (431, "close")
+    assert headers["x-request-id"].startswith("req_")
+    assert json.loads(body)["error"]["code"] == 431
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /healthz HTTP/1.1\r\nhost: x\r\n"])
+async def test_a_head_that_does_not_come(
+    gateway: Live, sent: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.2)
+    async with dialled(gateway) as (reader, writer):
+        writer.write(sent)
+        status, _, body = await answer(reader)
+    assert status == json.loads(body)["error"]["code"] == 408
+
+
+async def test_a_slow_body_is_no_slow_head(gateway: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.2)
+    async with dialled(gateway) as (reader, writer):
+        writer.write(head(f"content-length: {len(BODY)}\r\n") + BODY[:50])
+        await asyncio.sleep(0.5)
+        writer.write(BODY[50:])
+        assert (await answer(reader))[0] == 200
 
 
 async def test_a_connection_is_kept_and_used_again(gateway: Live) -> None:

@@ -97,10 +97,52 @@ def test_metrics_are_not_public() -> None:
     assert load(["--port", "0", "--metrics-port", "0"]).metrics_port == 0
 
 
-@pytest.mark.parametrize("url", ["ftp://x", "http://", "https://x/?a", "https://x/#a", "//x", ""])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "ftp://x",
+        "http://",
+        "https://x/?a",
+        "https://x/#a",
+        "//x",
+        "",
+        "https://u:p@x",
+        "https://x:99999",
+    ],
+)
 def test_a_public_url_is_absolute(url: str) -> None:
     (line,) = mistakes("--public-url", url)
     assert line.startswith("RETOUCH_GATEWAY_PUBLIC_URL: ")
+
+
+@pytest.mark.parametrize("store", ["s3://bucket/prefix", ""])
+def test_a_store_that_is_no_folder(store: str) -> None:
+    """An object store that silently became a folder would lose pictures with the machine."""
+    (line,) = mistakes("--store", store)
+    assert line == "RETOUCH_GATEWAY_STORE: must be a folder"
+
+
+@pytest.mark.parametrize(
+    "target", ["http://x:50051", "x", "x:", "not a target::", "dns:", "https:///x:1"]
+)
+def test_an_upstream_that_leads_nowhere(target: str) -> None:
+    (line,) = mistakes("--upstream", target)
+    assert line.startswith("RETOUCH_GATEWAY_UPSTREAM: must be host:port")
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "localhost:50051",
+        "[::1]:50051",
+        "dns:///servers:50051",
+        "dns:servers:1",
+        "ipv4:1.2.3.4:5",
+        "unix:/a/b",
+    ],
+)
+def test_an_upstream_as_grpc_names_it(target: str) -> None:
+    assert load(["--upstream", target]).upstream == target
 
 
 def test_signing_keys() -> None:

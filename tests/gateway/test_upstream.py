@@ -65,6 +65,19 @@ async def test_each_status_has_its_answer(
     assert (await gateway.edit()).status_code == 200
 
 
+@pytest.mark.parametrize(("accepts", "status", "tries"), [(False, 503, 3), (True, 502, 1)])
+async def test_work_that_had_started_is_not_done_twice(
+    gateway: Live, upstream: Upstream, accepts: bool, status: int, tries: int
+) -> None:
+    """An edit that ends a server must not be sent on to the next, by gRPC nor by an SDK."""
+    upstream.echo.accepts = accepts
+    upstream.echo.refusals = [Refusal(C.UNAVAILABLE) for _ in range(5)]
+    response = await gateway.edit()
+    error_of(response, status)
+    assert len(upstream.echo.requests) == tries
+    assert response.headers.get("x-should-retry") == ("false" if accepts else None)
+
+
 async def test_not_found_is_the_model(gateway: Live, upstream: Upstream) -> None:
     upstream.echo.refusals = [Refusal(C.NOT_FOUND, "no model 'x'")]
     assert error_of(await gateway.edit(), 404, "model")["message"] == "no model 'x'"

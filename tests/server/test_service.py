@@ -246,6 +246,16 @@ async def test_a_stream_refuses_as_a_call_does(stub: Any) -> None:
     assert (code, list(violations)) == (grpc.StatusCode.INVALID_ARGUMENT, ["n"])
 
 
+async def test_whether_a_request_was_taken_is_in_the_first_metadata(stub: Any) -> None:
+    """So that a connection which breaks later is not taken for a server that never began."""
+    call = stub.Edit(edit())
+    assert "retouch-accepted" in (await call.initial_metadata())
+    await call
+    with pytest.raises(grpc.aio.AioRpcError) as failure:
+        await stub.Edit(edit(n=0))
+    assert "retouch-accepted" not in failure.value.initial_metadata()
+
+
 async def test_an_unknown_model(stub: Any) -> None:
     code, _ = await refused(stub.Edit(edit(model="nonesuch")))
     assert code is grpc.StatusCode.NOT_FOUND

@@ -13,7 +13,9 @@ Errors, for every rpc:
   RESOURCE_EXHAUSTED  the queue is full; details carry google.rpc.RetryInfo.
   DEADLINE_EXCEEDED   the call's deadline passed; the edit's slot is free within one denoising step.
   CANCELLED           the caller cancelled; likewise.
-  UNAVAILABLE         the server is loading or draining; no work has started, so a retry is safe.
+  UNAVAILABLE         the server is loading or draining; no work has started, so a retry is safe. A connection that
+                      breaks is UNAVAILABLE too: if `retouch-accepted` was in the initial metadata, which Edit sends
+                      once it has taken a request, work had started.
   INTERNAL            the model failed on this edit. Other edits in its batch are not affected.
 """
 
