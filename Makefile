@@ -28,6 +28,6 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Retouch needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
 	@echo "Setting up $(VENV) (a minute or two, once) ..."
 	@[ -x $(VENV)/bin/pip ] && $(VENV)/bin/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' || $(PYTHON) -m venv --clear $(VENV)
-	@$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	@$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[server,gateway,cli,dev]'
+	@$(VENV)/bin/pip install -qq --disable-pip-version-check -c constraints.txt torch
+	@$(VENV)/bin/pip install -qq --disable-pip-version-check -c constraints.txt -e '.[server,gateway,cli,dev]'
 	@touch $@

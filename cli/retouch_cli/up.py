@@ -17,8 +17,8 @@ from retouch_cli.errors import Failure
 from retouch_cli.processes import Child, first_of
 
 SAMPLE = Path(__file__).with_name("sample.jpg")
-PROMPT = "turn it into a black and white photo"
-NEXT_PROMPT = "add a warm sunset"
+PROMPT = "add a warm sunset"
+NEXT_PROMPT = "make it look like night"
 POLL_SECONDS = 0.1
 EDIT_SECONDS = 300.0
 STOP_SECONDS = 30.0

@@ -48,6 +48,11 @@ def chroma(shown: Pixels) -> float:
     return float((shown.max(axis=2) - shown.min(axis=2)).mean())
 
 
+def warmth(shown: Pixels) -> float:
+    """How much more red than blue there is, in the mean, levels of 255."""
+    return float((shown[..., 0] - shown[..., 2]).mean())
+
+
 def difference(one: bytes | Image.Image, other: bytes | Image.Image) -> int:
     """The largest difference of any pixel's channel, levels of 255."""
     return int(np.abs(pixels(one) - pixels(other)).max())
