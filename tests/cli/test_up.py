@@ -28,7 +28,7 @@ def fails_in_one_line(run: Up, pattern: str) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_edits_then_stops_the_gateway_before_the_server(up: Start, number: signal.Signals) -> None:
-    run = up()
+    run = up("--photo photo.jpg --prompt turn")
     run.wait_ready()
     assert run.end(number) == (0, "")
     assert run.ended == ["retouch-gateway", "retouch-server"]
