@@ -6,24 +6,16 @@ import shlex
 import shutil
 import signal
 import socket
-import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests import run_up
+from tests.run_up import wait_for
+
 SECONDS = 20.0
-
-
-def wait_for(what: Callable[[], Any], seconds: float = SECONDS) -> None:
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)
 
 
 def alive(pid: int) -> bool:
@@ -34,24 +26,13 @@ def alive(pid: int) -> bool:
         return False
 
 
-@dataclass
-class Up:
-    """A run of `retouch up`."""
-
-    process: subprocess.Popen[str]
-    folder: Path
-
-    @property
-    def output(self) -> str:
-        return (self.folder / "stdout").read_text()
-
-    def wait_ready(self) -> None:
-        wait_for(lambda: "Ctrl-C" in self.output or self.process.poll() is not None)
-        assert self.process.poll() is None, self.end()
+class Up(run_up.Up):
+    """A run with fake tiers, which note what they are and when they end."""
 
     def pid(self, tier: str) -> int:
-        wait_for(lambda: (self.folder / tier).exists() and (self.folder / tier).stat().st_size)
-        return int(json.loads((self.folder / tier).read_text())["pid"])
+        notes = self.folder / tier
+        wait_for(lambda: notes.exists() and notes.stat().st_size, SECONDS, "its notes")
+        return int(json.loads(notes.read_text())["pid"])
 
     @property
     def pids(self) -> list[int]:
@@ -62,12 +43,6 @@ class Up:
         """The tiers that stopped by themselves, in order."""
         file = self.folder / "ended"
         return file.read_text().split() if file.exists() else []
-
-    def end(self, number: signal.Signals | None = None) -> tuple[int, str]:
-        """Its exit status and what it said on stderr, after the signal if one is given."""
-        if number is not None:
-            self.process.send_signal(number)
-        return self.process.wait(SECONDS), (self.folder / "stderr").read_text()
 
 
 @pytest.fixture
@@ -108,16 +83,15 @@ def up(tmp_path: Path, programs: Path, ports: dict[str, str]) -> Iterator[Callab
     runs: list[Up] = []
 
     def start(arguments: str = "--photo photo.jpg", **variables: str) -> Up:
-        with (tmp_path / "stdout").open("w") as out, (tmp_path / "stderr").open("w") as err:
-            process = subprocess.Popen(
-                [str(programs / "python"), "-m", "retouch_cli", "up", *shlex.split(arguments)],
-                cwd=tmp_path,
-                env={**os.environ, **ports, "FAKE_NOTES": str(tmp_path), **variables},
-                stdout=out,
-                stderr=err,
-                text=True,
-            )
-        runs.append(Up(process, tmp_path))
+        command: list[str | Path] = [
+            programs / "python",
+            "-m",
+            "retouch_cli",
+            "up",
+            *shlex.split(arguments),
+        ]
+        given = {**os.environ, **ports, "FAKE_NOTES": str(tmp_path), **variables}
+        runs.append(Up.start(command, tmp_path, given))
         return runs[-1]
 
     yield start

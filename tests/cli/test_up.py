@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Up, alive, wait_for
+from tests.cli.conftest import SECONDS, Up, alive
+from tests.run_up import wait_for
 
 Start = Callable[..., Up]
 
@@ -100,7 +101,7 @@ def test_the_second_signal_kills(up: Start) -> None:
     run.wait_ready()
     started = time.monotonic()
     run.process.send_signal(signal.SIGINT)
-    wait_for(lambda: "Stopping" in run.output)
+    wait_for(lambda: "Stopping" in run.output, SECONDS, "stopping")
     run.process.send_signal(signal.SIGINT)
     fails_in_one_line(run, "killed before both had stopped by themselves")
     assert time.monotonic() - started < 5
@@ -112,7 +113,7 @@ def test_a_killed_parent_takes_its_children_with_it(up: Start) -> None:
     run.wait_ready()
     run.process.kill()
     run.process.wait()
-    wait_for(lambda: not any(alive(pid) for pid in run.pids))
+    wait_for(lambda: not any(alive(pid) for pid in run.pids), SECONDS, "both gone")
 
 
 def test_a_refused_edit_says_what_the_gateway_said(up: Start) -> None:

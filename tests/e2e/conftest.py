@@ -6,8 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from retouch.v1 import image_edit_pb2_grpc as rpc
+from tests.run_up import wait_for
 
 BIN = Path(sys.executable).parent
 OUTPUT = Path(__file__).parents[1] / "output"
@@ -28,13 +28,6 @@ PORTS = (
     "RETOUCH_GATEWAY_PORT",
     "RETOUCH_GATEWAY_METRICS_PORT",
 )
-
-
-def wait_for(what: Callable[[], Any], seconds: float, why: str) -> None:
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline, f"not within {seconds:g} s: {why}"
-        time.sleep(0.05)
 
 
 def free_ports() -> dict[str, str]:

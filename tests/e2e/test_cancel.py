@@ -9,8 +9,9 @@ import grpc
 import pytest
 
 from retouch.v1.image_edit_pb2 import EditRequest, Size
-from tests.e2e.conftest import Tiers, wait_for
+from tests.e2e.conftest import Tiers
 from tests.e2e.pictures import b64, photo, png
+from tests.run_up import wait_for
 
 # Minutes of work on a small machine, about a second a step.
 LONG = {"prompt": "make it night", "size": "768x768", "num_inference_steps": 100, "seed": 7}

@@ -12,8 +12,9 @@ import pytest
 from openai.types import ImagesResponse
 from PIL import Image
 
-from tests.e2e.conftest import TTL_SECONDS, Tiers, tool, wait_for
+from tests.e2e.conftest import TTL_SECONDS, Tiers, tool
 from tests.e2e.pictures import b64, chroma, difference, left_half, photo, pixels, png
+from tests.run_up import wait_for
 
 PROMPT = "turn it into a black and white photo"
 

@@ -8,43 +8,26 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.e2e.conftest import BIN, environment, free_ports, tool, wait_for
+from tests import run_up
+from tests.e2e.conftest import BIN, environment, free_ports, tool
 from tests.e2e.pictures import photo, pixels, warmth
 
 READY_SECONDS = 60.0
 
 
-@dataclass
-class Up:
-    """A run of `retouch up`."""
-
-    process: subprocess.Popen[str]
-    folder: Path
-
-    @property
-    def output(self) -> str:
-        return (self.folder / "stdout").read_text()
-
-    def wait_ready(self) -> None:
-        def done() -> bool:
-            return "Ctrl-C" in self.output or self.process.poll() is not None
-
-        wait_for(done, READY_SECONDS, "ready")
-        assert self.process.poll() is None, (self.folder / "stderr").read_text()
+class Up(run_up.Up):
+    """A run with the real tiers."""
 
     def end(self, number: signal.Signals | None = None) -> tuple[int, str]:
-        """Exit status and stderr, after the signal if one is given; and no child is left."""
-        if number is not None:
-            self.process.send_signal(number)
-        status = self.process.wait(READY_SECONDS)
+        """As ever; and no child is left."""
+        ended = super().end(number)
         assert tiers_in(self.folder) == {}
-        return status, (self.folder / "stderr").read_text()
+        return ended
 
 
 def tiers_in(folder: Path) -> dict[str, int]:
@@ -68,22 +51,9 @@ def up(tmp_path: Path) -> Iterator[Callable[..., Up]]:
     runs: list[Up] = []
 
     def start(*arguments: str, **variables: str) -> Up:
-        with (tmp_path / "stdout").open("w") as out, (tmp_path / "stderr").open("w") as err:
-            process = subprocess.Popen(
-                [BIN / "retouch", "up", *arguments],
-                cwd=tmp_path,
-                env=environment(
-                    **{
-                        **free_ports(),
-                        "RETOUCH_GATEWAY_STORE": str(tmp_path / "store"),
-                        **variables,
-                    }
-                ),
-                stdout=out,
-                stderr=err,
-                text=True,
-            )
-        runs.append(Up(process, tmp_path))
+        store = str(tmp_path / "store")
+        given = environment(**{**free_ports(), "RETOUCH_GATEWAY_STORE": store, **variables})
+        runs.append(Up.start([BIN / "retouch", "up", *arguments], tmp_path, given))
         return runs[-1]
 
     yield start
