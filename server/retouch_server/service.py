@@ -65,13 +65,23 @@ class Served:
 
 @dataclass(frozen=True)
 class Job:
-    """A request that was accepted: its edits are the engine's, and will each be answered."""
+    """A request that was accepted: its edits are the engine's, and will each be answered.
+
+    Leaving its `with` block, however that happens, cancels what has not been.
+    """
 
     served: Served
     plan: Plan
     inputs: Sequence[Inputs]
     edits: Sequence[engine_edit.Edit]
     ahead: int
+
+    def __enter__(self) -> Job:
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        for edit in self.edits:
+            edit.future.cancel()
 
 
 class ImageEdit(ImageEditServicer):
@@ -91,10 +101,10 @@ class ImageEdit(ImageEditServicer):
 
     async def Edit(self, request: pb.EditRequest, context: Context) -> pb.EditResponse:
         async with self._answering("Edit", context):
-            job = await self._accept(request, context)
-            # From here a retry would do the work twice: the first metadata ends gRPC's own, and tells the caller.
-            await context.send_initial_metadata(((ACCEPTED, "1"),))
-            response = await self._finish(job, context)
+            with await self._accept(request, context) as job:
+                # From here a retry would do the work twice: the first metadata ends gRPC's own, and tells the caller.
+                await context.send_initial_metadata(((ACCEPTED, "1"),))
+                response = await self._finish(job, context)
         return response
 
     async def StreamEdit(
@@ -109,16 +119,16 @@ class ImageEdit(ImageEditServicer):
                 step = pb.Step(image_index=index, step=done, total=total)
                 loop.call_soon_threadsafe(events.put_nowait, pb.EditEvent(step=step))
 
-            job = await self._accept(request, context, on_step)
-            finish = asyncio.create_task(self._finish(job, context))
-            finish.add_done_callback(lambda _: events.put_nowait(None))
-            try:
-                yield pb.EditEvent(queued=pb.Queued(position=job.ahead))
-                while event := await events.get():
-                    yield event
-                yield pb.EditEvent(result=await finish)
-            finally:
-                finish.cancel()
+            with await self._accept(request, context, on_step) as job:
+                finish = asyncio.create_task(self._finish(job, context))
+                finish.add_done_callback(lambda _: events.put_nowait(None))
+                try:
+                    yield pb.EditEvent(queued=pb.Queued(position=job.ahead))
+                    while event := await events.get():
+                        yield event
+                    yield pb.EditEvent(result=await finish)
+                finally:
+                    finish.cancel()
 
     async def ListModels(
         self, request: pb.ListModelsRequest, context: Context
@@ -179,7 +189,7 @@ class ImageEdit(ImageEditServicer):
         return self.served[name]
 
     async def _finish(self, job: Job, context: Context) -> pb.EditResponse:
-        """Wait for a job's images and encode them. Whatever ends this early cancels what is left of the job."""
+        """Wait for a job's images and encode them."""
         try:
             tensors = await asyncio.gather(*(asyncio.wrap_future(e.future) for e in job.edits))
         except DeadlinePassed:
@@ -190,9 +200,6 @@ class ImageEdit(ImageEditServicer):
             raise ModelFailed("the engine stopped before the edit was done") from None
         except Exception:  # which the engine has logged
             raise ModelFailed("the model failed on this edit") from None
-        finally:
-            for edit in job.edits:
-                edit.future.cancel()
         pictures = await asyncio.gather(
             *(
                 self._in_pool(replies.picture, job.served.model, job.plan, inputs, tensor)

@@ -316,6 +316,37 @@ async def test_a_caller_that_leaves_frees_its_slot(stub: Any, server: Server) ->
     assert ended(server, "cancelled") == before + 1
 
 
+async def test_a_caller_that_leaves_as_its_request_is_taken_frees_its_slot(server: Server) -> None:
+    """Between taking a request and waiting for it, too: its edits are nobody's then."""
+    taken, before = asyncio.Event(), ended(server, "cancelled")
+
+    async def slow() -> None:
+        taken.set()
+        await asyncio.sleep(60)
+
+    context: Any = _Context(slow)
+    call = asyncio.ensure_future(server._service.Edit(long_edit(), context))
+    await asyncio.wait_for(taken.wait(), 10)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    await idle(server)
+    assert ended(server, "cancelled") == before + 1
+
+
+class _Context:
+    """As much of a call's context as is used before its first answer."""
+
+    def __init__(self, send_initial_metadata: Any) -> None:
+        self._send = send_initial_metadata
+
+    def time_remaining(self) -> None:
+        return None
+
+    async def send_initial_metadata(self, metadata: Any) -> None:
+        await self._send()
+
+
 async def test_a_deadline_ends_the_edit(stub: Any, server: Server) -> None:
     before = ended(server, "expired")
     code, _ = await refused(stub.Edit(long_edit(), timeout=0.3))
