@@ -142,10 +142,11 @@ def _model(values: Any) -> ModelEntry:
         return ModelEntry.model_validate(values)
     except ValidationError as error:
         name = values.get("id", "?") if isinstance(values, dict) else "?"
-        lines = [
-            ": ".join(
-                (f"model {name}", *(".".join(map(str, e["loc"])),) * bool(e["loc"]), e["msg"])
-            )
-            for e in error.errors()
-        ]
-        raise CatalogError("\n".join(lines)) from None
+        raise CatalogError("\n".join(_line(name, mistake) for mistake in error.errors())) from None
+
+
+def _line(name: str, mistake: Any) -> str:
+    field = ".".join(map(str, mistake["loc"]))
+    return (
+        f"model {name}: {field}: {mistake['msg']}" if field else f"model {name}: {mistake['msg']}"
+    )

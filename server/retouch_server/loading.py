@@ -14,7 +14,7 @@ import torch
 import transformers
 
 from .catalog import ModelEntry
-from .models import FAMILIES, OURS, Family, Model
+from .models import FAMILIES, OURS, Family, Model, call_parameters
 
 # Whose classes a checkpoint may name, with the modules of diffusers' own pipelines: a library outside these would
 # be code that nobody here chose.
@@ -84,9 +84,7 @@ def _trusted(library: str | None) -> bool:
 
 def _check_entry(entry: ModelEntry, family: Family, pipelines: Mapping[str, Any]) -> None:
     """What the catalogue says must be something that this model can do. Raises LoadError."""
-    taken = {
-        k for pipe in pipelines.values() for k in inspect.signature(type(pipe).__call__).parameters
-    }
+    taken = {name for pipe in pipelines.values() for name in call_parameters(pipe)}
     if wrong := sorted((entry.arguments.keys() & OURS) | (entry.arguments.keys() - taken)):
         raise LoadError(
             f"model {entry.id}: arguments.{wrong[0]}: its pipelines take no such argument here"

@@ -10,6 +10,7 @@ import inspect
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -93,6 +94,15 @@ OURS = frozenset(
 )
 
 
+# For a pipeline whose own default is none.
+FALLBACK_STEPS = 28
+
+
+def call_parameters(pipe: Any) -> Mapping[str, inspect.Parameter]:
+    """What a pipeline's call takes, by name."""
+    return inspect.signature(type(pipe).__call__).parameters
+
+
 class Flagged(Exception):
     """The checkpoint's own safety checker refused the result."""
 
@@ -146,12 +156,16 @@ class Model:
         """A guidance-distilled transformer takes it as an embedding; one without would ignore it."""
         return bool(self.denoiser.config.get("guidance_embeds", True))
 
-    @property
+    @cached_property
     def defaults(self) -> Defaults:
         """What an unset field means: the catalogue's word, else the edit pipeline's own."""
-        taken = inspect.signature(type(self.pipelines[self.family.edit]).__call__).parameters
+        taken = call_parameters(self.pipelines[self.family.edit])
         own = {k: taken[k].default for k in Defaults.model_fields if k in taken}
         return Defaults(**(own | self.entry.defaults.model_dump(exclude_none=True)))
+
+    @property
+    def default_steps(self) -> int:
+        return self.defaults.num_inference_steps or FALLBACK_STEPS
 
     def blend(self, inputs: Inputs) -> float:
         """How much of the result is laid over the input, 0..1: strength where no pipeline knows it; 0 is always 0."""
@@ -219,7 +233,7 @@ class Model:
             "output_type": "pt",
             "callback_on_step_end": on_step_end,
         }
-        taken = inspect.signature(type(pipe).__call__).parameters
+        taken = call_parameters(pipe)
         given = self.entry.arguments | {k: v for k, v in known.items() if v is not None}
         return {k: v for k, v in given.items() if k in taken}
 

@@ -59,7 +59,7 @@ def describe(model: Model, limits: images.InputLimits) -> pb.Model:
         defaults=pb.Defaults(
             strength=defaults.strength if model.takes_strength else None,
             guidance_scale=defaults.guidance_scale if model.takes_guidance else None,
-            num_inference_steps=defaults.num_inference_steps or 28,
+            num_inference_steps=model.default_steps,
         ),
         limits=pb.Limits(
             max_images=1,

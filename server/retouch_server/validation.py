@@ -74,7 +74,7 @@ def plan(request: pb.EditRequest, model: Model) -> Plan:
         prompt=request.prompt,
         negative_prompt=request.negative_prompt or None,
         seeds=tuple((seed + i) % 2**64 for i in range(request.n if request.HasField("n") else 1)),
-        steps=steps or defaults.num_inference_steps or 28,
+        steps=steps or model.default_steps,
         guidance_scale=guidance,
         strength=request.strength
         if request.HasField("strength")

@@ -71,8 +71,7 @@ class Coroutine:
         if self._greenlet.dead:
             return left
         args, kwargs = left
-        now = time.monotonic()
-        self.edit.denoising_at = self.edit.denoising_at or now
+        self.edit.denoising_at = self.edit.denoising_at or time.monotonic()
         self.call = self._rows.bind(args, kwargs)
         return None
 
