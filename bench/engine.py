@@ -23,6 +23,7 @@ from PIL import Image
 from retouch_server.catalog import POCKET
 from retouch_server.engine.edit import Edit
 from retouch_server.engine.engine import Engine
+from retouch_server.engine.standins import Alone
 from retouch_server.loading import load
 from retouch_server.models import Inputs, Model
 
@@ -42,7 +43,7 @@ def bare(model: Model, each: Sequence[Inputs]) -> None:
     """diffusers alone, one by one: the pipeline's own call with its own denoiser."""
     with torch.inference_mode():
         for one in each:
-            model.run(one)(model.denoiser, lambda done, total: None)
+            model.run(one)(Alone(model.denoiser))
 
 
 def engine_run(engine: Engine, model: Model, each: Sequence[Inputs]) -> None:

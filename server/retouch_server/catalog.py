@@ -45,6 +45,16 @@ class MaxProfile(_Strict):
     max_pixels: Annotated[int, Field(ge=64, le=8192 * 8192)] | None = None
 
 
+class Lora(_Strict):
+    """A LoRA adapter to load a model with. `source` is a safetensors file, a folder with one, or a hub id."""
+
+    source: Annotated[str, Field(min_length=1)]
+    weight_name: Annotated[str, Field(pattern=r"\.safetensors$")] | None = None
+    """Which file of the folder or the hub's repository; None: the only one."""
+    revision: str | None = None
+    scale: Annotated[float, Field(allow_inf_nan=False)] = 1.0
+
+
 class ModelEntry(_Strict):
     """One model. `source` is a folder in diffusers format, a hub id, or the word `pocket`."""
 
@@ -53,6 +63,12 @@ class ModelEntry(_Strict):
     revision: str | None = None
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     """None: bfloat16 on an accelerator, float32 on a CPU."""
+    loras: list[Lora] = []
+    """Adapters that are fused into the weights when the model is loaded, all of them at once."""
+    attention: Annotated[str, Field(min_length=1)] | None = None
+    """The denoiser's attention backend, as diffusers names it; None: torch's own."""
+    compile: bool = False
+    """Compile the denoiser (torch.compile), once for each shape that it is given."""
     defaults: Defaults = Defaults()
     limits: Limits = Limits()
     max: MaxProfile | None = None
@@ -62,6 +78,8 @@ class ModelEntry(_Strict):
     """Edits under way at once."""
     max_rows: Annotated[int, Field(ge=1, le=1024)] = 24
     """Rows of the largest forward that is shared."""
+    cache_bytes: Annotated[int, Field(ge=0)] = 256 * 1024 * 1024
+    """Of encoded prompts and images that are kept on the device for edits to come; 0 keeps none."""
     composite: bool = False
     """For a model without a masked pipeline: honour `mask` and `strength` by blending the result over the input."""
 

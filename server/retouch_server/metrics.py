@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 
 import grpc
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -79,6 +80,16 @@ class Metrics:
             buckets=FORWARD_SECONDS,
             registry=r,
         )
+        self.lookups = Counter(
+            "encoding_lookups",
+            "Encodings that edits needed, by whether they were held.",
+            ["model", "kind", "result"],
+            PREFIX,
+            registry=r,
+        )
+        self.encoding_bytes = Gauge(
+            "encoding_bytes", "Bytes of the encodings held.", ["model"], PREFIX, registry=r
+        )
         self.load_seconds = Gauge(
             "model_load_seconds", "Time a model took to load.", ["model"], PREFIX, registry=r
         )
@@ -97,8 +108,10 @@ class Metrics:
                 self.edits.labels(model, outcome)
             for phase in PHASES:
                 self.phase_seconds.labels(model, phase)
+            for kind, result in product(("prompt", "image"), ("hit", "miss")):
+                self.lookups.labels(model, kind, result)
             for series in (self.queued, self.running, self.slots, self.load_seconds, self.parameters,
-                           self.steps, self.batch_rows, self.forward_seconds):  # fmt: skip
+                           self.steps, self.batch_rows, self.forward_seconds, self.encoding_bytes):  # fmt: skip
                 series.labels(model)
 
     def watch(self, model: Model, engine: Engine) -> None:
@@ -106,6 +119,7 @@ class Metrics:
         name = model.entry.id
         self.queued.labels(name).set_function(lambda: engine.queued)
         self.running.labels(name).set_function(lambda: engine.running)
+        self.encoding_bytes.labels(name).set_function(lambda: engine.encodings.bytes)
         self.slots.labels(name).set(engine.slots)
         self.load_seconds.labels(name).set(model.load_seconds)
         self.parameters.labels(name).set(model.parameters)
@@ -113,6 +127,9 @@ class Metrics:
     def forward(self, model: str, rows: int, seconds: float) -> None:
         self.batch_rows.labels(model).observe(rows)
         self.forward_seconds.labels(model).observe(seconds)
+
+    def looked_up(self, model: str, kind: str, hit: bool) -> None:
+        self.lookups.labels(model, kind, "hit" if hit else "miss").inc()
 
     def finished(self, model: str, edit: Edit, outcome: str) -> None:
         """Count one accepted edit that has had its terminal answer."""

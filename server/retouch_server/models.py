@@ -5,7 +5,6 @@ What must be known of a pipeline family is one row in `FAMILIES`.
 
 from __future__ import annotations
 
-import copy
 import inspect
 import time
 from collections.abc import Mapping
@@ -18,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from .catalog import Defaults, ModelEntry
-from .engine.edit import OnStep, Run
+from .engine.edit import Host, Run
 
 
 @dataclass(frozen=True)
@@ -180,9 +179,9 @@ class Model:
         It raises Flagged, or whatever the pipeline raises.
         """
 
-        def run(denoiser: Any, on_step: OnStep) -> Tensor:
-            pipe = self._own_copy(self._pipeline_name(inputs), denoiser)
-            output = pipe(**self._arguments(pipe, inputs, on_step))
+        def run(host: Host) -> Tensor:
+            pipe = host.adopt(self.pipelines[self._pipeline_name(inputs)], self.family.denoiser)
+            output = pipe(**self._arguments(pipe, inputs, host))
             if any(getattr(output, "nsfw_content_detected", None) or ()):
                 raise Flagged
             result: Tensor = output.images
@@ -197,22 +196,13 @@ class Model:
             return self.family.strength
         return self.family.edit
 
-    def _own_copy(self, name: str, denoiser: Any) -> Any:
-        """The pipeline with the engine's stand-in and a scheduler of its own: schedulers are stateful."""
-        shared = self.pipelines[name]
-        pipe = copy.copy(shared)
-        # Past the pipeline's own __setattr__, which would write the new classes into the shared config.
-        vars(pipe)[self.family.denoiser] = denoiser
-        vars(pipe)["scheduler"] = copy.deepcopy(shared.scheduler)
-        return pipe
-
-    def _arguments(self, pipe: Any, inputs: Inputs, on_step: OnStep) -> dict[str, Any]:
+    def _arguments(self, pipe: Any, inputs: Inputs, host: Host) -> dict[str, Any]:
         """What this pipeline's call takes, of all that the inputs say; `validation` has refused what none takes."""
 
         def on_step_end(
             pipe: Any, index: int, timestep: Any, tensors: dict[str, Any]
         ) -> dict[str, Any]:
-            on_step(index + 1, pipe.num_timesteps)
+            host.on_step(index + 1, pipe.num_timesteps)
             return tensors
 
         width, height = inputs.image.size

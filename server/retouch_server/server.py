@@ -115,7 +115,9 @@ class Server:
             slots=model.entry.slots,
             max_rows=model.entry.max_rows,
             queue_size=self._settings.queue_size,
+            cache_bytes=model.entry.cache_bytes,
             on_forward=partial(self._metrics.forward, model.entry.id),
+            on_lookup=partial(self._metrics.looked_up, model.entry.id),
             on_death=self._died,
             name=f"engine {model.entry.id}",
         )

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from retouch_server.engine.edit import DeadlinePassed, Edit, EngineStopped, OnStep, QueueFull, Run
+from retouch_server.engine.edit import DeadlinePassed, Edit, EngineStopped, Host, QueueFull, Run
 from retouch_server.engine.engine import Engine
 
 
@@ -43,11 +43,11 @@ UNet2DConditionModel = type("UNet2DConditionModel", (Denoiser,), {})
 
 
 def doubling(steps: int, start: float = 1.0) -> Run:
-    def run(denoiser: Any, on_step: OnStep) -> Tensor:
+    def run(host: Host) -> Tensor:
         value = torch.full((1, 1), start)
         for step in range(steps):
-            value = denoiser(value, step)
-            on_step(step + 1, steps)
+            value = host.denoiser(value, step)
+            host.on_step(step + 1, steps)
         return value
 
     return run
@@ -145,10 +145,10 @@ def test_a_deadline_ends_a_running_edit(engine: Engine) -> None:
 
 def test_a_pipeline_that_fails_before_during_or_after_denoising_fails_alone(engine: Engine) -> None:
     def broken(where: str) -> Run:
-        def run(denoiser: Any, on_step: OnStep) -> Tensor:
+        def run(host: Host) -> Tensor:
             if where == "before":
                 raise ValueError(where)
-            denoiser(torch.ones(1, 1), 0)
+            host.denoiser(torch.ones(1, 1), 0)
             raise ValueError(where)
 
         return run
@@ -162,8 +162,8 @@ def test_a_pipeline_that_fails_before_during_or_after_denoising_fails_alone(engi
 
 
 def test_wrong_arguments_are_the_pipelines_own_failure(engine: Engine) -> None:
-    def run(denoiser: Any, on_step: OnStep) -> Tensor:
-        result: Tensor = denoiser(nonsense=1)
+    def run(host: Host) -> Tensor:
+        result: Tensor = host.denoiser(nonsense=1)
         return result
 
     edit = Edit(run)
@@ -243,12 +243,12 @@ def test_an_ended_edit_leaves_no_tensors_to_the_garbage_collector(
     caplog.set_level(logging.CRITICAL, "retouch_server")  # pytest would keep the traceback
     held: list[weakref.ref[Tensor]] = []
 
-    def run(denoiser: Any, on_step: OnStep) -> Tensor:
+    def run(host: Host) -> Tensor:
         latents = torch.ones(1, 4)
         held.append(weakref.ref(latents))
         for step in range(10**9 if how in ("cancelled", "late") else 3):
-            latents_now = denoiser(latents, step)
-            on_step(step + 1, 3)
+            latents_now = host.denoiser(latents, step)
+            host.on_step(step + 1, 3)
             if how == "failed":
                 raise ValueError(latents_now)
         return torch.zeros(1)
@@ -270,7 +270,7 @@ def test_an_ended_edit_leaves_no_tensors_to_the_garbage_collector(
 def test_stop_iteration_is_an_error_like_any_other(engine: Engine) -> None:
     """asyncio takes no StopIteration: the caller would wait for ever."""
 
-    def run(denoiser: Any, on_step: OnStep) -> Tensor:
+    def run(host: Host) -> Tensor:
         raise StopIteration
 
     edit = Edit(run)
@@ -296,9 +296,9 @@ def test_grad_mode_stays_off_whatever_order_pipelines_leave_no_grad_in(engine: E
     modes: list[bool] = []
 
     def run(steps: int) -> Run:
-        def inner(denoiser: Any, on_step: OnStep) -> Tensor:
+        def inner(host: Host) -> Tensor:
             with torch.no_grad():
-                value: Tensor = doubling(steps)(denoiser, on_step)
+                value: Tensor = doubling(steps)(host)
             modes.append(torch.is_grad_enabled())
             return value
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from retouch_server.engine.edit import Edit, EditCancelled
+from retouch_server.engine.edit import Edit, EditCancelled, Host, OnStep
 from retouch_server.engine.engine import Engine
 from retouch_server.models import Inputs, Model
 from tests.server.conftest import Folder, Load
@@ -153,17 +153,28 @@ class PoisonError(Exception):
     pass
 
 
+@dataclass(frozen=True)
+class Poisoned:
+    """A host with another `on_step`."""
+
+    host: Host
+    on_step: OnStep
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.host, name)
+
+
 def poison(model: Model, inputs: Inputs) -> Any:
     """An edit whose pipeline fails in its second step."""
     run = model.run(inputs)
 
-    def failing(denoiser: Any, on_step: Any) -> Tensor:
+    def failing(host: Host) -> Tensor:
         def step(done: int, total: int) -> None:
             if done == 2:
                 raise PoisonError
-            on_step(done, total)
+            host.on_step(done, total)
 
-        return run(denoiser, step)
+        return run(Poisoned(host, step))
 
     return failing
 

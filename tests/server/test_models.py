@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from retouch_server.catalog import Defaults, Limits, ModelEntry
+from retouch_server.engine.standins import Alone
 from retouch_server.loading import LoadError, load, pick_device
 from retouch_server.models import FAMILIES, OURS, Flagged
 from tests.server import tiny
@@ -102,7 +103,7 @@ def test_an_edit_leaves_the_shared_pipeline_as_it_was(tiny_model: Load) -> None:
     model = tiny_model("diffusion")
     pipe = model.pipelines["StableDiffusionImg2ImgPipeline"]
     before = (dict(pipe.config), pipe.unet, pipe.scheduler, pipe.scheduler.num_inference_steps)
-    result = model.run(EDITS[0])(model.denoiser, lambda done, total: None)
+    result = model.run(EDITS[0])(Alone(model.denoiser))
     assert result.shape == (1, 3, 64, 64)
     assert before == (
         dict(pipe.config),
@@ -118,7 +119,8 @@ def test_any_strength_runs_at_least_a_step(tiny_model: Load, strength: float, na
     model = tiny_model(name)
     steps: list[tuple[int, int]] = []
     inputs = replace(EDITS[0], strength=strength, steps=4)
-    model.run(inputs)(model.denoiser, lambda *step: steps.append(step))
+    host = Alone(model.denoiser, on_step=lambda *step: steps.append(step))
+    model.run(inputs)(host)
     assert steps == [(1, 1)] if strength < 1 else [(i, 4) for i in range(1, 5)]
     assert model.blend(inputs) == (0.0 if strength == 0 else 1.0)
 
@@ -160,7 +162,7 @@ def test_arguments_go_to_the_pipelines_that_take_them(tiny_model: Load) -> None:
     changed = replace(model, entry=model.entry.model_copy(update={"arguments": arguments}))
     for name, wanted in (("FluxKontextPipeline", False), ("FluxKontextInpaintPipeline", True)):
         pipe = model.pipelines[name]
-        given = changed._arguments(pipe, EDITS[0], lambda done, total: None)
+        given = changed._arguments(pipe, EDITS[0], Alone(model.denoiser))
         assert ("padding_mask_crop" in given) == wanted
         assert given["max_sequence_length"] == 8
         assert given["num_inference_steps"] == EDITS[0].steps
@@ -173,7 +175,7 @@ def test_what_a_request_says_is_listed(tiny_model: Load) -> None:
     for name in ("kontext", "diffusion"):
         model = tiny_model(name)
         for pipe in model.pipelines.values():
-            given |= model._arguments(pipe, full, lambda done, total: None).keys()
+            given |= model._arguments(pipe, full, Alone(model.denoiser)).keys()
     assert given == OURS
 
 
@@ -182,7 +184,7 @@ def test_a_flagged_result_is_an_error(tiny_model: Load, monkeypatch: pytest.Monk
     cls = type(model.pipelines[model.family.edit])
     monkeypatch.setattr(cls, "run_safety_checker", lambda self, image, *_: (image, [True]))
     with pytest.raises(Flagged):
-        model.run(EDITS[0])(model.denoiser, lambda done, total: None)
+        model.run(EDITS[0])(Alone(model.denoiser))
 
 
 def test_a_checkpoint_with_a_safety_checker_of_diffusers_is_trusted(copied: Path) -> None:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from retouch_server.engine.edit import DeadlinePassed, Edit, EngineStopped, OnStep, QueueFull
+from retouch_server.engine.edit import DeadlinePassed, Edit, EngineStopped, Host, QueueFull
 from retouch_server.engine.engine import Engine
 
 
@@ -55,12 +55,12 @@ class UNet2DConditionModel:
 
 
 def run_of(plan: Plan, start: float) -> Any:
-    def run(denoiser: Any, on_step: OnStep) -> Tensor:
+    def run(host: Host) -> Tensor:
         value = torch.full((1, plan.width), start)
         for step in range(plan.steps):
             asked = -value - 1 if step == plan.fails else value
-            value = denoiser(asked, step)
-            on_step(step + 1, plan.steps)
+            value = host.denoiser(asked, step)
+            host.on_step(step + 1, plan.steps)
         return value
 
     return run

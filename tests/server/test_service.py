@@ -383,7 +383,7 @@ async def test_the_load_report_reads_as_the_balancers_message() -> None:
     idle = Engine(Unknown(torch.nn.Identity()), slots=2)
     report.ParseFromString(load_report(idle))
     assert (report.rps_fractional, report.application_utilization) == (1.0, 0.01)
-    idle.submit([Edit(lambda denoiser, on_step: torch.zeros(1))] * 3)
+    idle.submit([Edit(lambda host: torch.zeros(1))] * 3)
     report.ParseFromString(load_report(idle))
     assert report.application_utilization == 1.5
 

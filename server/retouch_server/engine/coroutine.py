@@ -1,81 +1,121 @@
-"""One unmodified diffusers pipeline, running until its next denoiser call.
+"""One unmodified diffusers pipeline, running until it next needs a part that edits share.
 
-The pipeline runs in a greenlet: a call stack of its own on the engine's thread. Where its denoiser was there is a
-`StandIn`, whose call switches back to the engine with the arguments and returns when the engine has an answer.
+The pipeline runs in a greenlet: a call stack of its own on the engine's thread. Where it would call its denoiser it
+switches back to the engine with the arguments, and goes on when the engine has an answer; where it would encode or
+decode, it goes on when its turn has come.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from greenlet import getcurrent, greenlet
 
+from .cache import Encodings, fingerprint
 from .edit import Edit
+from .standins import Denoiser, own_copy
 
 if TYPE_CHECKING:
     from .rows import Call, Rows
 
+CACHED = frozenset({"prompt", "image"})
 
-class StandIn:
-    """Takes a denoiser's place in a pipeline: its attributes are the denoiser's, its call is the engine's."""
-
-    def __init__(self, denoiser: Any) -> None:
-        self._denoiser = denoiser
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._denoiser, name)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        engine = getcurrent().parent
-        if engine is None:
-            raise RuntimeError("a stand-in was called outside its pipeline's coroutine")
-        return engine.switch(args, kwargs)
-
-    @contextmanager
-    def cache_context(self, name: str) -> Iterator[None]:
-        """Pipelines open this around a call; caches kept in the model do not survive batching, so none is."""
-        yield
-
-    def _reset_stateful_cache(self) -> None:
-        """Called when a pipeline ends: others are still under way in the same denoiser."""
+OnLookup = Callable[[str, bool], None]
+"""Called on the engine thread after each lookup of an encoding, with (prompt or image, whether it was there)."""
 
 
 class Coroutine:
-    """A started edit. `call` is the denoiser call that it waits for, None once it has ended."""
+    """A started edit, and the host of its pipeline (`edit.Host`).
 
-    def __init__(self, edit: Edit, denoiser: Any, rows: Rows) -> None:
+    call:  the denoiser call that it waits for, or None.
+    turn:  the encoding or decoding that it waits to do (prompt, image or decode), or None.
+
+    Both are None once it has ended.
+    """
+
+    def __init__(
+        self,
+        edit: Edit,
+        denoiser: Any,
+        rows: Rows,
+        encodings: Encodings,
+        on_lookup: OnLookup = lambda kind, hit: None,
+    ) -> None:
         self.edit = edit
         self.call: Call | None = None
-        self._rows = rows
+        self.turn: str | None = None
+        self.denoiser = Denoiser(denoiser, self)
+        self._rows, self._encodings, self._on_lookup = rows, encodings, on_lookup
+        self._working = False
         self._greenlet = greenlet(edit.run)
-        self._first: tuple[Any, ...] = (StandIn(denoiser), self._on_step)
+        self._first: tuple[Any, ...] = (self,)
 
     def resume(self, answer: Any = None) -> Any:
-        """Run on, with the answer to the pending call, to the next call or to the end.
+        """Run on, with the answer to what it waited for, to the next such point or to the end.
 
-        Returns the pipeline's result once `call` is None. Whatever the pipeline raises comes out here.
+        Returns the pipeline's result once it has ended. Whatever the pipeline raises comes out here.
         """
         args, self._first = self._first or (answer,), ()
         return self._run(self._greenlet.switch, *args)
 
     def throw(self, error: BaseException) -> Any:
-        """Raise `error` in the pipeline, at the call it waits in; it comes out here unless the pipeline mends it."""
+        """Raise `error` in the pipeline, where it waits; it comes out here unless the pipeline mends it."""
         return self._run(self._greenlet.throw, error)
 
     def _run(self, enter: Callable[..., Any], *arguments: Any) -> Any:
-        self.call = None
+        self.call = self.turn = None
         left = enter(*arguments)
         if self._greenlet.dead:
             return left
-        args, kwargs = left
-        self.edit.denoising_at = self.edit.denoising_at or time.monotonic()
-        self.call = self._rows.bind(args, kwargs)
+        if isinstance(left, str):
+            self.turn = left
+        else:
+            self.edit.denoising_at = self.edit.denoising_at or time.monotonic()
+            self.call = self._rows.bind(*left)
         return None
 
-    def _on_step(self, done: int, total: int) -> None:
-        self.edit.steps = done
+    def adopt(self, pipe: Any, denoiser: str) -> Any:
+        """The edit's own copy of `pipe`, whose component `denoiser` is the one that the engine batches."""
+        return own_copy(pipe, denoiser, self)
+
+    def denoise(self, context: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Wait for the engine's answer to one denoiser call; called in the pipeline."""
+        return self._wait((args, kwargs))
+
+    def phase(self, name: str, work: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Do `work` when its turn has come, unless an encoding of the same is held; called in the pipeline."""
+        if self._working:  # a part of what has its turn already
+            return work(*args, **kwargs)
+        key = None
+        if name in CACHED:
+            whose = type(getattr(work, "__self__", None)).__qualname__
+            key = fingerprint(whose, work.__name__, args, kwargs)
+        found = self._encodings.get(key)
+        if found is None:
+            self._wait(name)
+            found = self._encodings.get(key)  # a neighbour may have done it meanwhile
+        if name in CACHED:
+            self._on_lookup(name, found is not None)
+        if found is not None:
+            return found
+        self._working = True
+        try:
+            result = work(*args, **kwargs)
+        finally:
+            self._working = False
+        self._encodings.put(key, result)
+        return result
+
+    def on_step(self, done: int, total: int) -> None:
+        """Called by the pipeline after each denoising step."""
+        self.edit.steps, self.edit.total = done, total
         self.edit.denoised_at = time.monotonic()
         self.edit.on_step(done, total)
+
+    def _wait(self, what: Any) -> Any:
+        engine = getcurrent().parent
+        if engine is None:
+            raise RuntimeError("a stand-in was called outside its pipeline's coroutine")
+        return engine.switch(what)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -15,8 +15,24 @@ OnStep = Callable[[int, int], None]
 """Called on the engine thread after each denoising step, with (steps done, steps in all)."""
 
 
-Run = Callable[[Any, OnStep], "Tensor"]
-"""A pipeline's whole call; its first argument stands where the pipeline's own unet or transformer was."""
+class Host(Protocol):
+    """What runs an edit: the engine's coroutine, or the caller's own thread (`standins.Alone`).
+
+    `denoiser` is to be called where the pipeline's own unet or transformer would be.
+    """
+
+    denoiser: Any
+
+    @property
+    def on_step(self) -> OnStep:
+        """To be called after each denoising step."""
+
+    def adopt(self, pipe: Any, denoiser: str) -> Any:
+        """The edit's own copy of a pipeline. `denoiser` names the component that is batched."""
+
+
+Run = Callable[[Host], "Tensor"]
+"""A pipeline's whole call, over its host's copy of the pipeline."""
 
 
 @dataclass(eq=False)
@@ -24,13 +40,15 @@ class Edit:
     """State of one edit. Times are `time.monotonic()` seconds; None until they happen.
 
     `future` is its one terminal answer: the image (float tensor, 1x3xHxW, 0..1, on the CPU), an error, or
-    cancelled. Cancelling the future is how an edit is cancelled, from any thread.
+    cancelled. Cancelling the future is how an edit is cancelled, from any thread. `total`: steps it takes in all, an
+    estimate until the first is done.
     """
 
     run: Run
     deadline: float | None = None
     on_step: OnStep = field(default=lambda done, total: None)
     future: Future[Tensor] = field(default_factory=Future)
+    total: int = 1
     queued_at: float = field(default_factory=time.monotonic)
     started_at: float | None = None
     denoising_at: float | None = None

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from .batching import next_batch, room
-from .coroutine import Coroutine
+from .cache import Encodings
+from .coroutine import Coroutine, OnLookup
 from .edit import DeadlinePassed, Edit, EditCancelled, EngineStopped, QueueFull
 from .rows import Call, Rows
 
@@ -29,6 +30,7 @@ class Engine:
     slots:      edits under way at once.
     max_rows:   rows per forward; a single call with more still runs, alone.
     queue_size: edits waiting for a slot; `submit` refuses beyond.
+    cache_bytes: of encodings of prompts and images that are held for edits to come.
 
     Every edit that `submit` takes gets exactly one terminal answer, in its future.
     """
@@ -40,16 +42,20 @@ class Engine:
         slots: int = 8,
         max_rows: int = 24,
         queue_size: int = 64,
+        cache_bytes: int = 0,
         on_forward: OnForward = lambda rows, seconds: None,
+        on_lookup: OnLookup = lambda kind, hit: None,
         on_death: Callable[[], None] = lambda: None,
         name: str = "engine",
     ) -> None:
         self.slots, self.max_rows, self.queue_size = slots, max_rows, queue_size
         self._denoiser, self._rows = denoiser, Rows(denoiser)
-        self._on_forward, self._on_death = on_forward, on_death
+        self._on_forward, self._on_lookup, self._on_death = on_forward, on_lookup, on_death
+        self.encodings = Encodings(cache_bytes)
         self._queue: deque[Edit] = deque()
         self._running: list[Coroutine] = []
         self._tick = 0
+        self._forward_seconds = 0.0
         self._edit_seconds = 1.0
         self._stopping = False
         self._changed = Condition()
@@ -112,6 +118,7 @@ class Engine:
         self._tick += 1
         self._drop_unwanted()
         self._admit()
+        self._take_turns()
         waiting = {coroutine.call: coroutine for coroutine in self._running if coroutine.call}
         batch = next_batch(list(waiting), self.max_rows)
         for call, answer in zip(batch, self._forward(batch), strict=True):
@@ -130,13 +137,29 @@ class Engine:
                 self._advance(coroutine, why)
 
     def _admit(self) -> None:
-        """Start queued edits: encode, up to their first denoiser call."""
+        """Start queued edits, up to their first encoding."""
         for _ in range(room(self.slots - self.running, self.queued, self.running)):
             with self._changed:
-                coroutine = Coroutine(self._queue.popleft(), self._denoiser, self._rows)
+                coroutine = Coroutine(
+                    self._queue.popleft(),
+                    self._denoiser,
+                    self._rows,
+                    self.encodings,
+                    self._on_lookup,
+                )
                 self._running.append(coroutine)
             coroutine.edit.started_at = time.monotonic()
             self._advance(coroutine, None)
+
+    def _take_turns(self) -> None:
+        """Encodings and decodings, oldest edit first, each alone: those that may go before the next forward."""
+        started = time.monotonic()
+        while waiting := [coroutine for coroutine in self._running if coroutine.turn]:
+            under_way = any(c.call and c.edit.steps for c in self._running)
+            spent = time.monotonic() - started
+            if under_way and spent > self._forward_seconds:
+                return
+            self._advance(waiting[0], waiting[0].edit.unwanted)
 
     def _forward(self, batch: Sequence[Call]) -> list[Any]:
         """One forward for all of `batch`; an answer or an exception for each.
@@ -149,7 +172,8 @@ class Engine:
         try:
             output = self._denoiser(**self._rows.stack(batch))
             answers = self._rows.split(output, batch)
-            self._on_forward(sum(call.rows for call in batch), time.monotonic() - started)
+            self._forward_seconds = time.monotonic() - started
+            self._on_forward(sum(call.rows for call in batch), self._forward_seconds)
             return answers
         except torch.AcceleratorError:
             raise  # the device is lost for this process: let the engine die, and the supervisor start anew
@@ -178,6 +202,7 @@ class Engine:
             result = error
         if coroutine.call:
             coroutine.call.since = self._tick
+        if coroutine.call or coroutine.turn:
             return
         self._running.remove(coroutine)
         self._end(coroutine.edit, result)

@@ -1,0 +1,110 @@
+"""What stands in an edit's own copy of a pipeline where the parts were that edits share: they ask the engine first."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial, wraps
+from types import MethodType
+from typing import Any, Protocol
+
+from torch import Tensor
+
+
+class Turns(Protocol):
+    """Who says when a shared part may work."""
+
+    def denoise(self, context: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Wait for the denoiser's answer to one call. `context` tells several calls of one step apart."""
+
+    def phase(self, name: str, work: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Do `work` when its turn has come. `name`: prompt, image or decode."""
+
+
+class _StandIn:
+    """A part's attributes are its own, its class too, for pipelines that ask."""
+
+    def __init__(self, part: Any, turns: Turns) -> None:
+        self._part, self._turns = part, turns
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._part, name)
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        return type(self._part)
+
+
+class Denoiser(_StandIn):
+    """Takes a denoiser's place: its call is the engine's."""
+
+    _context = ""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._turns.denoise(self._context, args, kwargs)
+
+    @contextmanager
+    def cache_context(self, name: str) -> Iterator[None]:
+        """Pipelines open this around a call; caches kept in the model do not survive batching, so none is."""
+        self._context = name
+        try:
+            yield
+        finally:
+            self._context = ""
+
+    def _reset_stateful_cache(self) -> None:
+        """Called when a pipeline ends: others are still under way in the same denoiser."""
+
+
+class Autoencoder(_StandIn):
+    """Takes a VAE's place: encoding and decoding take turns."""
+
+    def encode(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        return self._turns.phase(
+            "image", self._part.encode, x.to(self._part.dtype), *args, **kwargs
+        )
+
+    def decode(self, z: Tensor, *args: Any, **kwargs: Any) -> Any:
+        return self._turns.phase(
+            "decode", self._part.decode, z.to(self._part.dtype), *args, **kwargs
+        )
+
+    def to(self, *args: Any, **kwargs: Any) -> Autoencoder:
+        """Pipelines that change the dtype for one call would change it under the others' feet."""
+        return self
+
+
+def own_copy(pipe: Any, denoiser: str, turns: Turns) -> Any:
+    """An edit's own copy of a pipeline: weights shared, the scheduler its own, the shared parts behind stand-ins.
+
+    `denoiser` is the name of the component that the engine batches.
+    """
+    own = scheduled_copy(pipe)
+    vars(own)[denoiser] = Denoiser(getattr(pipe, denoiser), turns)
+    vars(own)["vae"] = Autoencoder(pipe.vae, turns)
+    for name in ("encode_prompt", "_encode_prompt"):
+        if method := getattr(type(pipe), name, None):
+            work = MethodType(method, own)
+            vars(own)[name] = wraps(method)(partial(turns.phase, "prompt", work))
+    return own
+
+
+def scheduled_copy(pipe: Any) -> Any:
+    """A shallow copy of a pipeline with a scheduler of its own: schedulers are stateful."""
+    own = copy.copy(pipe)
+    # Past the pipeline's own __setattr__, which would write new classes into the shared config.
+    vars(own)["scheduler"] = copy.deepcopy(pipe.scheduler)
+    return own
+
+
+class Alone:
+    """Runs a pipeline on the caller's own thread, by diffusers alone: nothing waits, nothing is shared but weights."""
+
+    def __init__(
+        self, denoiser: Any, on_step: Callable[[int, int], None] = lambda done, total: None
+    ) -> None:
+        self.denoiser, self.on_step = denoiser, on_step
+
+    def adopt(self, pipe: Any, denoiser: str) -> Any:
+        return scheduled_copy(pipe)

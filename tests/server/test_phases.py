@@ -1,0 +1,208 @@
+"""Encodings and decodings: they take turns with the denoiser, and what was encoded once is not encoded again."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor
+
+from retouch_server.engine.cache import Encodings
+from retouch_server.engine.coroutine import Coroutine
+from retouch_server.engine.edit import Edit, Host
+from retouch_server.engine.engine import Engine
+from retouch_server.engine.rows import Rows
+from retouch_server.engine.standins import Alone, own_copy
+from retouch_server.models import Model
+from tests.server.conftest import Folder, Load
+from tests.server.test_equality import EDITS, TOLERANCE, plain
+
+
+class Log:
+    """What the parts of a model did, in order."""
+
+    def __init__(self, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.done: list[str] = []
+        pipe = model.pipelines[model.family.edit]
+        self.of(monkeypatch, pipe.vae, "encode", "image")
+        self.of(monkeypatch, pipe.vae, "decode", "decode")
+        self.of(monkeypatch, pipe.text_encoder, "forward", "prompt")
+        self.of(monkeypatch, model.denoiser, "forward", "forward")
+
+    def of(self, monkeypatch: pytest.MonkeyPatch, part: Any, method: str, name: str) -> None:
+        work = getattr(part, method)
+
+        def logged(*args: Any, **kwargs: Any) -> Any:
+            self.done.append(name)
+            return work(*args, **kwargs)
+
+        logged.__wrapped__ = work  # type: ignore[attr-defined]
+        monkeypatch.setattr(part, method, logged, raising=False)
+
+
+def run(engine: Engine, edits: Sequence[Edit], after: int = 0) -> None:
+    """Step until all have ended; the edits but the first come `after` ticks."""
+    with torch.inference_mode():
+        engine.submit(edits[:1])
+        for tick in range(100):
+            if tick == after:
+                engine.submit(edits[1:])
+            engine.step()
+            if all(edit.future.done() for edit in edits):
+                return
+    raise AssertionError("edits did not end")
+
+
+def test_the_second_edit_of_a_photo_encodes_nothing(
+    tiny_model: Load, tiny_folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, lookups = tiny_model("instruct"), Counter[tuple[str, bool]]()
+    log = Log(model, monkeypatch)
+    engine = Engine(
+        model.denoiser,
+        cache_bytes=2**20,
+        on_lookup=lambda kind, hit: lookups.update([(kind, hit)]),
+    )
+    first, second = EDITS[0], replace(EDITS[0], seed=5)
+    edits = [Edit(model.run(first)), Edit(model.run(second))]
+    run(engine, edits[:1])
+    encoded = Counter(log.done)
+    run(engine, edits[1:])
+    assert encoded["image"] == 1
+    assert encoded["prompt"] >= 1
+    for kind in ("image", "prompt"):
+        assert Counter(log.done)[kind] == encoded[kind]
+        assert lookups[kind, True] == lookups[kind, False] == 1
+    assert Counter(log.done)["decode"] == 2
+    assert 0 < engine.encodings.bytes <= 2**20
+    for edit, inputs in zip(edits, (first, second), strict=True):
+        alone = plain("instruct", inputs, tiny_folder)
+        assert (edit.future.result() - alone).abs().max() <= TOLERANCE
+
+
+def test_the_images_of_one_request_share_their_encodings(
+    tiny_model: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_model("kontext")
+    log = Log(model, monkeypatch)
+    edits = [Edit(model.run(replace(EDITS[0], seed=seed))) for seed in range(4)]
+    run(Engine(model.denoiser, cache_bytes=2**20), edits)
+    assert Counter(log.done)["image"] == 1
+    assert Counter(log.done)["decode"] == 4
+    assert Counter(log.done)["forward"] == EDITS[0].steps
+
+
+def test_with_no_room_to_hold_all_is_encoded_anew(
+    tiny_model: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_model("instruct")
+    log = Log(model, monkeypatch)
+    run(Engine(model.denoiser), [Edit(model.run(EDITS[0])) for _ in range(2)])
+    assert Counter(log.done)["image"] == 2
+
+
+def test_other_arguments_are_other_encodings(tiny_model: Load, tiny_folder: Folder) -> None:
+    model = tiny_model("instruct")
+    engine = Engine(model.denoiser, cache_bytes=2**20)
+    for inputs in (EDITS[0], replace(EDITS[0], negative_prompt="dull"), EDITS[1]):
+        edit = Edit(model.run(inputs))
+        run(engine, [edit])
+        with torch.inference_mode():
+            alone = model.run(inputs)(Alone(model.denoiser))
+        assert (edit.future.result() - alone).abs().max() <= TOLERANCE
+
+
+def test_a_cancelled_edit_leaves_between_its_encodings(
+    tiny_model: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_model("instruct")
+    log = Log(model, monkeypatch)
+    leaving = Edit(model.run(EDITS[0]))
+
+    def encode(*args: Any) -> Any:
+        leaving.future.cancel()
+        return work(*args)
+
+    pipe = model.pipelines[model.family.edit]
+    work = type(pipe)._encode_prompt.__get__(pipe)
+    monkeypatch.setattr(type(pipe), "_encode_prompt", lambda self, *args: encode(*args))
+    engine = Engine(model.denoiser)
+    run(engine, [leaving])
+    engine.step()
+    assert "image" not in log.done
+    assert engine.running == 0
+
+
+def test_a_stand_in_passes_for_the_part(tiny_model: Load) -> None:
+    model = tiny_model("diffusion")
+    pipe = model.pipelines["StableDiffusionImg2ImgPipeline"]
+    own = own_copy(
+        pipe, "unet", Coroutine(Edit(model.run(EDITS[0])), pipe.unet, Rows(pipe.unet), Encodings(0))
+    )
+    assert isinstance(own.vae, AutoencoderKL)
+    assert isinstance(own.unet, type(pipe.unet))
+    assert own.vae.config is pipe.vae.config
+    # SDXL's pipelines move the VAE to float32 and back around a call, on weights that others use.
+    assert own.vae.to(dtype=torch.float64) is own.vae
+    assert pipe.vae.dtype == torch.float32
+    assert own.scheduler is not pipe.scheduler
+    assert vars(pipe)["vae"] is pipe.vae
+
+
+def phased(name: str, steps: int, done: list[str], seconds: float = 0.0) -> Any:
+    """A pipeline of a few lines: encode (which takes `seconds`), denoise, decode, writing down what it did."""
+
+    def encode() -> None:
+        time.sleep(seconds)
+        done.append(f"{name} encodes")
+
+    def pipeline(host: Host) -> Tensor:
+        turns: Any = host
+        turns.phase("image", encode)
+        value = torch.ones(1, 1)
+        for step in range(steps):
+            value = host.denoiser(value, step)
+            done.append(f"{name} {step + 1}")
+            host.on_step(step + 1, steps)
+        turns.phase("decode", lambda: done.append(f"{name} decodes"))
+        return value
+
+    return pipeline
+
+
+class Doubling:
+    """Doubles its rows."""
+
+    def forward(self, sample: Tensor, timestep: int) -> Tensor:
+        return sample * 2
+
+    def __call__(self, sample: Tensor, timestep: Tensor) -> Tensor:
+        return self.forward(sample, 0)
+
+
+def test_what_arrives_together_starts_together() -> None:
+    engine, done = Engine(type("UNet2DConditionModel", (Doubling,), {})()), list[str]()
+    run(engine, [Edit(phased(name, 2, done)) for name in "abc"])
+    assert done == [
+        *(f"{name} encodes" for name in "abc"),
+        *(f"{name} 1" for name in "abc"),
+        *(f"{name} 2" for name in "abc"),
+        *(f"{name} decodes" for name in "abc"),
+    ]
+
+
+def test_long_encodings_delay_an_edit_under_way_by_one_per_step() -> None:
+    engine, done = Engine(type("UNet2DConditionModel", (Doubling,), {})()), list[str]()
+    edits = [Edit(phased("a", 8, done)), *(Edit(phased(name, 1, done, 0.02)) for name in "bcd")]
+    run(engine, edits, after=1)
+    others = [i for i, what in enumerate(done) if what[0] != "a" and what.endswith("encodes")]
+    assert len(others) == 3
+    for one, next_one in pairwise(others):
+        assert any(done[i].startswith("a ") for i in range(one, next_one))
