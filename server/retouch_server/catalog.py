@@ -78,10 +78,33 @@ class ModelEntry(_Strict):
     """Edits under way at once."""
     max_rows: Annotated[int, Field(ge=1, le=1024)] = 24
     """Rows of the largest forward that is shared."""
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    """Tokens, rows x those of a row, of the largest forward that is shared; None: measured when the model is loaded."""
+    batch_sizes: list[Annotated[int, Field(ge=1, le=1024)]] = []
+    """Numbers of rows that forwards are filled up to, so that compiled code is used again; []: not filled."""
+    deterministic: bool = False
+    """Fill every forward up to `max_rows` and pad no text: to the bit, a result depends on its own request alone."""
+    reuse: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Let an edit's last answer stand in for the next while it has drifted by less than this; 0: never."""
+    warm_up: list[tuple[Annotated[int, Field(ge=8)], Annotated[int, Field(ge=8)]]] = []
+    """Sizes (width, height) of the edits that are run before the model is ready; []: one small one."""
     cache_bytes: Annotated[int, Field(ge=0)] = 256 * 1024 * 1024
     """Of encoded prompts and images that are kept on the device for edits to come; 0 keeps none."""
     composite: bool = False
     """For a model without a masked pipeline: honour `mask` and `strength` by blending the result over the input."""
+    mask_crop: Annotated[int, Field(ge=0, le=8192)] | None = None
+    """Edit a small mask as a crop, with this many pixels of the input around it; None: edit the whole picture."""
+
+    @property
+    def fixed_sizes(self) -> tuple[int, ...]:
+        """Numbers of rows that forwards are filled up to."""
+        return (self.max_rows,) if self.deterministic else tuple(self.batch_sizes)
+
+    @model_validator(mode="after")
+    def _one_way_of_filling(self) -> ModelEntry:
+        if self.deterministic and self.batch_sizes:
+            raise ValueError("deterministic has one batch size, max_rows; leave batch_sizes out")
+        return self
 
     @model_validator(mode="after")
     def _max_is_reachable(self) -> ModelEntry:

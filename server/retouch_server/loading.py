@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-import re
+import logging
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,39 +13,35 @@ import diffusers
 import torch
 import transformers
 
+from . import checkpoint, memory
 from .catalog import ModelEntry
+from .checkpoint import SINGLE_FILES, Component, LoadError
+from .memory import GIB, FreeBytes, free_bytes
 from .models import FAMILIES, OURS, Family, Model, call_parameters
+from .tuning import tune
 
-# Whose classes a checkpoint may name, with the modules of diffusers' own pipelines: a library outside these would
-# be code that nobody here chose.
-TRUSTED_LIBRARIES = frozenset({"diffusers", "transformers", "retouch_server.pocket"})
+__all__ = ["LoadError", "load", "memory_bytes", "pick_device"]
 
-
-class LoadError(Exception):
-    """A model cannot be loaded; the message is one line for the operator."""
+log = logging.getLogger(__name__)
 
 
-def load(entry: ModelEntry, device: str) -> Model:
-    """Load one catalogue entry onto `device` (a torch device name). Raises LoadError.
+def load(entry: ModelEntry, device: str, free: FreeBytes = free_bytes) -> Model:
+    """Load one catalogue entry onto `device` (a torch device name). Raises LoadError, which names the entry.
 
-    `from_pretrained` with safetensors only, and only classes of TRUSTED_LIBRARIES: no code comes with a checkpoint.
+    `from_pretrained` with safetensors only, and only classes that `checkpoint` trusts: no code comes with a checkpoint.
+    What is missing, broken or too large for the memory that is `free` is found out before the weights are read.
     """
     started = time.monotonic()
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
     try:
-        source, family, cls = _resolve(entry)
-        pipe = cls.from_pretrained(
-            source, revision=entry.revision, dtype=_dtype(entry, device), use_safetensors=True
-        ).to(device)
-    except LoadError:
-        raise
-    except Exception as error:
-        words = " ".join(str(error).split())[:300]
-        raise LoadError(f"model {entry.id}: cannot load {entry.source}: {words}") from error
-    names = {name for name in (family.edit, family.masked, family.strength) if name}
-    pipelines = {name: _over_same_weights(pipe, name) for name in names}
-    _check_entry(entry, family, pipelines)
+        family, pipe = _read(entry, device, free)
+        names = {name for name in (family.edit, family.masked, family.strength) if name}
+        pipelines = {name: _over_same_weights(pipe, name) for name in names}
+        _check_entry(entry, family, pipelines)
+        tune(pipe, getattr(pipe, family.denoiser), entry)
+    except LoadError as error:
+        raise LoadError(f"model {entry.id}: {error}") from error
     for module in pipe.components.values():
         if isinstance(module, torch.nn.Module):
             module.eval().requires_grad_(False)
@@ -54,47 +50,86 @@ def load(entry: ModelEntry, device: str) -> Model:
     return Model(entry, family, pipelines, time.monotonic() - started)
 
 
-def _resolve(entry: ModelEntry) -> tuple[str, Family, Any]:
-    """Where the checkpoint is, its family and its pipeline class; refuse what could not be served, before loading."""
-    source = entry.source
+def _read(entry: ModelEntry, device: str, free: FreeBytes) -> tuple[Family, Any]:
+    """Its family, and its own pipeline on the device."""
+    try:
+        folder, family, cls, parts = _resolve(entry)
+        components = checkpoint.read(folder, parts)
+        dtype, widened = _dtype(entry, device), _widened(cls, components)
+        weights = sum(
+            part.bytes_at(torch.float32 if name in widened else dtype)
+            for name, part in components.items()
+        )
+        parameters = sum(part.parameters for part in components.values())
+        log.info("model %s: %.2f G parameters, %.1f GiB", entry.id, parameters / 1e9, weights / GIB)
+        with memory.room(weights, device, free):
+            pipe = cls.from_pretrained(folder, dtype=dtype, use_safetensors=True)
+            for name in widened:
+                getattr(pipe, name).to(torch.float32)
+            return family, pipe.to(device)
+    except LoadError:
+        raise
+    except Exception as error:
+        words = checkpoint.one_line(error)
+        raise LoadError(f"cannot load {entry.source}: {words}") from error
+
+
+def _resolve(entry: ModelEntry) -> tuple[Path, Family, Any, Mapping[str, Any]]:
+    """Where the checkpoint is, its family, its pipeline's class and its parts' classes; refuse what cannot be served.
+
+    A hub id's files are downloaded only once its model_index.json has passed.
+    """
+    folder = _local_folder(entry.source)
+    if folder:
+        index = checkpoint.read_index(folder)
+    else:
+        index = diffusers.DiffusionPipeline.load_config(entry.source, revision=entry.revision)
+    name = index.get("_class_name")
+    family = FAMILIES.get(name) if isinstance(name, str) else None
+    if name is None or family is None:
+        raise LoadError(f"{name} is not a pipeline that edits images here")
+    parts, cls = checkpoint.classes(index), getattr(diffusers, name)
+    if not folder:
+        options = {"revision": entry.revision, "use_safetensors": True}
+        folder = Path(cls.download(entry.source, **options))
+    return folder, family, cls, parts
+
+
+def _local_folder(source: str) -> Path | None:
+    """The folder that a source is; None: it is a hub id."""
     folder = Path(source).expanduser()
     if folder.is_dir():
-        source = str(folder)
-        if not (folder / "model_index.json").is_file():
-            raise LoadError(
-                f"model {entry.id}: {source} has no model_index.json, so it is no diffusers folder"
-            )
-    elif not re.fullmatch(r"[\w.-]+/[\w.-]+", source) or source.startswith("."):
-        raise LoadError(f"model {entry.id}: there is no folder {source}")
-    index = diffusers.DiffusionPipeline.load_config(source, revision=entry.revision)
-    name = index["_class_name"]
-    family = FAMILIES.get(name) if isinstance(name, str) else None
-    if family is None:
-        raise LoadError(f"model {entry.id}: {name} is not a pipeline that edits images here")
-    for part, value in index.items():
-        if isinstance(value, list) and not _trusted(value[0]):
-            raise LoadError(f"model {entry.id}: its {part} is of {value[0]}, which is not trusted")
-    return source, family, getattr(diffusers, name)
+        return folder
+    if folder.suffix in SINGLE_FILES:
+        raise LoadError(
+            f"{source} is a single file: a folder in diffusers' format is needed; "
+            "make one with from_single_file and save_pretrained"
+        )
+    if not checkpoint.is_hub_id(source):
+        raise LoadError(f"there is no folder {source}")
+    return None
 
 
-def _trusted(library: str | None) -> bool:
-    """None is a part left out."""
-    return library is None or library in TRUSTED_LIBRARIES or hasattr(diffusers.pipelines, library)
+def _widened(cls: Any, components: Mapping[str, Component]) -> frozenset[str]:
+    """Components that are in float32 whatever the entry's dtype.
+
+    SDXL's VAE overflows in float16. Its pipelines switch it to float32 and back in the middle of a call, on weights
+    that other edits use: it is read as they read it, and stays in float32. Pipelines without `upcast_vae` switch none.
+    """
+    vae = components.get("vae")
+    switched = vae and hasattr(cls, "upcast_vae") and vae.config.get("force_upcast", True)
+    return frozenset({"vae"} if switched else ())
 
 
 def _check_entry(entry: ModelEntry, family: Family, pipelines: Mapping[str, Any]) -> None:
     """What the catalogue says must be something that this model can do. Raises LoadError."""
     taken = {name for pipe in pipelines.values() for name in call_parameters(pipe)}
     if wrong := sorted((entry.arguments.keys() & OURS) | (entry.arguments.keys() - taken)):
-        raise LoadError(
-            f"model {entry.id}: arguments.{wrong[0]}: its pipelines take no such argument here"
-        )
+        raise LoadError(f"arguments.{wrong[0]}: its pipelines take no such argument here")
     if entry.defaults.strength is not None and not (family.strength or entry.composite):
-        raise LoadError(f"model {entry.id}: defaults.strength: it takes none")
+        raise LoadError("defaults.strength: it takes none")
     if entry.limits.max_pixels < family.multiple**2:
-        raise LoadError(
-            f"model {entry.id}: limits.max_pixels: its sides are multiples of {family.multiple}"
-        )
+        raise LoadError(f"limits.max_pixels: its sides are multiples of {family.multiple}")
 
 
 def _over_same_weights(pipe: Any, name: str) -> Any:
@@ -111,6 +146,13 @@ def _dtype(entry: ModelEntry, device: str) -> torch.dtype:
     name = entry.dtype or ("float32" if device == "cpu" else "bfloat16")
     dtype: torch.dtype = getattr(torch, name)
     return dtype
+
+
+def memory_bytes(model: Model) -> int:
+    """Bytes of a loaded model's parameters and buffers."""
+    parts = model.pipelines[model.family.edit].components.values()
+    modules = [part for part in parts if isinstance(part, torch.nn.Module)]
+    return sum(x.nbytes for module in modules for x in (*module.parameters(), *module.buffers()))
 
 
 def pick_device(device: str) -> str:

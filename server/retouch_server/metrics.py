@@ -13,6 +13,7 @@ from prometheus_client.process_collector import ProcessCollector
 
 from .engine.edit import Edit
 from .engine.engine import Engine
+from .loading import memory_bytes
 from .models import Model
 
 PREFIX = "retouch_server"
@@ -96,6 +97,13 @@ class Metrics:
         self.parameters = Gauge(
             "model_parameters", "Parameters of a model.", ["model"], PREFIX, registry=r
         )
+        self.memory = Gauge(
+            "model_memory_bytes",
+            "Bytes of a model's parameters and buffers.",
+            ["model"],
+            PREFIX,
+            registry=r,
+        )
         self._start_at_zero(model_ids)
 
     def _start_at_zero(self, model_ids: Sequence[str]) -> None:
@@ -111,7 +119,8 @@ class Metrics:
             for kind, result in product(("prompt", "image"), ("hit", "miss")):
                 self.lookups.labels(model, kind, result)
             for series in (self.queued, self.running, self.slots, self.load_seconds, self.parameters,
-                           self.steps, self.batch_rows, self.forward_seconds, self.encoding_bytes):  # fmt: skip
+                           self.memory, self.steps, self.batch_rows, self.forward_seconds,
+                           self.encoding_bytes):  # fmt: skip
                 series.labels(model)
 
     def watch(self, model: Model, engine: Engine) -> None:
@@ -123,6 +132,7 @@ class Metrics:
         self.slots.labels(name).set(engine.slots)
         self.load_seconds.labels(name).set(model.load_seconds)
         self.parameters.labels(name).set(model.parameters)
+        self.memory.labels(name).set(memory_bytes(model))
 
     def forward(self, model: str, rows: int, seconds: float) -> None:
         self.batch_rows.labels(model).observe(rows)

@@ -35,6 +35,12 @@ def test_a_file(tmp_path: Path) -> None:
             limits: {max_pixels: 1048576}
             max: {num_inference_steps: 50}
             slots: 4
+            mask_crop: 32
+            loras:
+              - {source: adapters/sketch.safetensors}
+              - {source: owner/adapter, weight_name: ink.safetensors, revision: main, scale: -0.5}
+            attention: native
+            compile: true
           - {id: small, source: pocket, slots: 2}
         """
     )
@@ -44,6 +50,16 @@ def test_a_file(tmp_path: Path) -> None:
     assert small.source == catalog.POCKET.source
     assert small.arguments == catalog.POCKET.arguments
     assert small.slots == 2
+    first, second = kontext.loras
+    assert (first.source, first.weight_name, first.scale) == (
+        "adapters/sketch.safetensors",
+        None,
+        1.0,
+    )
+    assert (second.weight_name, second.revision, second.scale) == ("ink.safetensors", "main", -0.5)
+    assert (kontext.attention, kontext.compile) == ("native", True)
+    assert (small.loras, small.attention, small.compile) == ([], None, False)
+    assert (kontext.mask_crop, small.mask_crop) == (32, None)
 
 
 @pytest.mark.parametrize(
@@ -76,6 +92,17 @@ def test_mistakes(models: str, words: str) -> None:
             "models: [{id: a, source: b, limits: {min_pixels: 4096, max_pixels: 100}}]",
             "min_pixels is above",
         ),
+        ("models: [{id: a, source: b, mask_crop: -1}]", "model a: mask_crop"),
+        ("models: [{id: a, source: b, loras: [{scale: 1}]}]", "model a: loras.0.source"),
+        (
+            "models: [{id: a, source: b, loras: [{source: c, weight_name: c.bin}]}]",
+            "model a: loras.0.weight_name",
+        ),
+        (
+            "models: [{id: a, source: b, loras: [{source: c, scale: .nan}]}]",
+            "model a: loras.0.scale",
+        ),
+        ("models: [{id: a, source: b, attention: ''}]", "model a: attention"),
         ("models: [7]", "model \\?"),
     ],
 )
