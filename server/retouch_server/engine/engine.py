@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .batching import next_batch, room
+from .batching import Policy, phase_allowed
 from .cache import Encodings
 from .coroutine import Coroutine, OnLookup
-from .edit import DeadlinePassed, Edit, EditCancelled, EngineStopped, QueueFull
+from .edit import DeadlinePassed, Declined, Edit, EditCancelled, EngineStopped, QueueFull
+from .reuse import Reuse
 from .rows import Call, Rows
 
 log = logging.getLogger(__name__)
@@ -29,8 +30,13 @@ class Engine:
 
     slots:      edits under way at once.
     max_rows:   rows per forward; a single call with more still runs, alone.
+    max_tokens: likewise; None = only rows are counted.
+    sizes:      where given, each forward is filled up to the next of these numbers of rows.
+    exact:      whether to share only where no text must be padded for it.
     queue_size: edits waiting for a slot; `submit` refuses beyond.
     cache_bytes: of encodings of prompts and images that are held for edits to come.
+    reuse:      threshold of `reuse.Reuse`; 0 = every step is a forward.
+    device:     torch's name of where the denoiser is.
 
     Every edit that `submit` takes gets exactly one terminal answer, in its future.
     """
@@ -41,20 +47,26 @@ class Engine:
         *,
         slots: int = 8,
         max_rows: int = 24,
+        max_tokens: int | None = None,
+        exact: bool = False,
+        sizes: Sequence[int] = (),
         queue_size: int = 64,
         cache_bytes: int = 0,
+        reuse: float = 0.0,
+        device: str = "cpu",
         on_forward: OnForward = lambda rows, seconds: None,
         on_lookup: OnLookup = lambda kind, hit: None,
         on_death: Callable[[], None] = lambda: None,
         name: str = "engine",
     ) -> None:
-        self.slots, self.max_rows, self.queue_size = slots, max_rows, queue_size
-        self._denoiser, self._rows = denoiser, Rows(denoiser)
+        self.slots, self.max_tokens, self.queue_size = slots, max_tokens, queue_size
+        self._policy = Policy(max_rows=max_rows, max_tokens=max_tokens)
+        self._sizes, self._reuse, self._device = sorted(sizes), reuse, torch.device(device)
+        self._denoiser, self._rows = denoiser, Rows(denoiser, exact)
         self._on_forward, self._on_lookup, self._on_death = on_forward, on_lookup, on_death
         self.encodings = Encodings(cache_bytes)
         self._queue: deque[Edit] = deque()
         self._running: list[Coroutine] = []
-        self._tick = 0
         self._forward_seconds = 0.0
         self._edit_seconds = 1.0
         self._stopping = False
@@ -115,12 +127,11 @@ class Engine:
 
     def step(self) -> None:
         """One turn: at most one forward, shared by all waiting calls that fit together."""
-        self._tick += 1
         self._drop_unwanted()
         self._admit()
         self._take_turns()
         waiting = {coroutine.call: coroutine for coroutine in self._running if coroutine.call}
-        batch = next_batch(list(waiting), self.max_rows)
+        batch = self._policy.next_batch(list(waiting))
         for call, answer in zip(batch, self._forward(batch), strict=True):
             self._advance(waiting[call], answer)
 
@@ -138,7 +149,7 @@ class Engine:
 
     def _admit(self) -> None:
         """Start queued edits, up to their first encoding."""
-        for _ in range(room(self.slots - self.running, self.queued, self.running)):
+        while self._queue and self.running < self.slots:
             with self._changed:
                 coroutine = Coroutine(
                     self._queue.popleft(),
@@ -146,6 +157,7 @@ class Engine:
                     self._rows,
                     self.encodings,
                     self._on_lookup,
+                    Reuse(self._reuse) if self._reuse else None,
                 )
                 self._running.append(coroutine)
             coroutine.edit.started_at = time.monotonic()
@@ -155,11 +167,15 @@ class Engine:
         """Encodings and decodings, oldest edit first, each alone: those that may go before the next forward."""
         started = time.monotonic()
         while waiting := [coroutine for coroutine in self._running if coroutine.turn]:
-            under_way = any(c.call and c.edit.steps for c in self._running)
-            spent = time.monotonic() - started
-            if under_way and spent > self._forward_seconds:
+            if not phase_allowed(
+                stepping=any(c.call and c.edit.steps for c in self._running),
+                spent=time.monotonic() - started,
+                last_forward=self._forward_seconds,
+            ):
                 return
             self._advance(waiting[0], waiting[0].edit.unwanted)
+            self._synchronize()
+            self._admit()
 
     def _forward(self, batch: Sequence[Call]) -> list[Any]:
         """One forward for all of `batch`; an answer or an exception for each.
@@ -170,8 +186,10 @@ class Engine:
             return []
         started = time.monotonic()
         try:
-            output = self._denoiser(**self._rows.stack(batch))
-            answers = self._rows.split(output, batch)
+            filled = [*batch, *self._fillers(batch)]
+            output = self._denoiser(**self._rows.stack(filled))
+            answers = self._rows.split(output, filled)[: len(batch)]
+            self._synchronize()
             self._forward_seconds = time.monotonic() - started
             self._on_forward(sum(call.rows for call in batch), self._forward_seconds)
             return answers
@@ -186,6 +204,17 @@ class Engine:
         # Out here, where the error's traceback no longer holds the failed forward's memory.
         return [answer for call in batch for answer in self._forward([call])]
 
+    def _synchronize(self) -> None:
+        """Wait for the device, so that times are true, errors are their own batch's and no work piles up unseen."""
+        if self._device.type != "cpu":
+            torch.accelerator.synchronize(self._device)
+
+    def _fillers(self, batch: Sequence[Call]) -> list[Call]:
+        """What fills a forward up to a fixed size."""
+        rows = sum(call.rows for call in batch)
+        size = next((size for size in self._sizes if size >= rows), rows)
+        return [self._rows.filler(batch[-1], size - rows)] if size > rows else []
+
     def _advance(self, coroutine: Coroutine, answer: Any) -> None:
         """Resume one pipeline to its next call, or to its end: then its slot is free."""
         try:
@@ -194,16 +223,17 @@ class Engine:
         except torch.AcceleratorError:
             raise
         except (Exception, EditCancelled, DeadlinePassed) as error:
-            if isinstance(error, Exception):
+            if isinstance(error, Exception) and not isinstance(error, Declined):
                 log.warning("an edit failed", exc_info=True)
             # A traceback holds its frames, this one and their tensors included: a cycle that only the garbage
             # collector would free.
             error.__traceback__ = error.__context__ = error.__cause__ = None
             result = error
         if coroutine.call:
-            coroutine.call.since = self._tick
+            coroutine.call.since = self._policy.forwards
         if coroutine.call or coroutine.turn:
             return
+        coroutine.edit.latents = coroutine.clean
         self._running.remove(coroutine)
         self._end(coroutine.edit, result)
 
