@@ -14,6 +14,7 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from .catalog import Limits
 from .errors import InvalidRequest, Violation
+from .feather import soft_edge
 
 Format = Literal["PNG", "JPEG", "WEBP"]
 FORMATS: tuple[Format, ...] = ("PNG", "JPEG", "WEBP")
@@ -23,6 +24,8 @@ MAX_SIDE = 8192
 MAX_SCANS = 64
 Pixels = npt.NDArray[np.float32]
 """Height x width x 3, float32, 0..1, sRGB."""
+Box = tuple[float, float, float, float]
+"""Left, top, right, bottom, in pixels of some picture."""
 
 
 @dataclass(frozen=True)
@@ -197,33 +200,53 @@ def _check_size(asked: tuple[int, int], multiple: int, limits: Limits) -> None:
 
 
 def fit(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Scale to cover `size` (width, height) and crop at the centre: the one rule for every other aspect.
+    """Scale to cover `size` (width, height) and crop at the centre: the one rule for every other aspect."""
+    return image if image.size == size else resample(image, size, covered(image.size, size))
+
+
+def covered(image: tuple[int, int], size: tuple[int, int]) -> Box:
+    """What `fit` shows of an image: the largest part in the middle of it with the aspect of `size`."""
+    scale = min(image[0] / size[0], image[1] / size[1])
+    # What was divided and multiplied again may have become a hair larger.
+    width, height = min(size[0] * scale, image[0]), min(size[1] * scale, image[1])
+    left, top = (image[0] - width) / 2, (image[1] - height) / 2
+    return left, top, left + width, top + height
+
+
+def resample(image: Image.Image, size: tuple[int, int], box: Box) -> Image.Image:
+    """That part of an image at `size` (width, height).
 
     A mask (mode L) is averaged over the area of each pixel: nothing outside it becomes selected, a thin line fades but
     does not vanish.
     """
-    if image.size == size:
-        return image
     method = Image.Resampling.BOX if image.mode == "L" else Image.Resampling.LANCZOS
-    return ImageOps.fit(image, size, method=method)
+    return image.resize(size, method, box=box)
 
 
 def composite(
     result: Pixels, base: Image.Image, mask: Image.Image | None, strength: float
 ) -> Pixels:
-    """`result` where `mask` (L, 255 = edit) says, `base` elsewhere, bit for bit; `strength` 0..1 scales the move."""
+    """`result` inside `mask` (L, 255 = edit), with its soft edge; outside it `base`, bit for bit.
+
+    `strength` 0..1 scales the move.
+    """
     if mask is None and strength == 1.0:
         return result
     under: Pixels = np.asarray(base, dtype=np.float32) / np.float32(255)
     alpha: Pixels = np.full((1, 1, 1), strength, dtype=np.float32)
     if mask is not None:
-        alpha = alpha * np.asarray(mask, dtype=np.float32)[..., None] / np.float32(255)
+        alpha = alpha * soft_edge(mask)[..., None]
     return under + alpha * (result - under)
+
+
+def to_image(pixels: Pixels) -> Image.Image:
+    """Rounded to 8 bits."""
+    return Image.fromarray((pixels * 255.0).round().clip(0, 255).astype(np.uint8))
 
 
 def encode(pixels: Pixels, format: Format, quality: int) -> bytes:
     """Encode without metadata. `quality` 0..100 is for JPEG and WebP; PNG is lossless."""
-    image = Image.fromarray((pixels * 255.0).round().clip(0, 255).astype(np.uint8))
+    image = to_image(pixels)
     out = io.BytesIO()
     if format == "PNG":
         # Run-length matching only: on photos as small as zlib's own search, in half the time.

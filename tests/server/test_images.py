@@ -252,9 +252,18 @@ def test_outside_the_mask_the_result_is_the_input_bit_for_bit() -> None:
     out = images.encode(images.composite(result, base, mask, 1.0), "PNG", 90)
     pixels, inside = np.asarray(Image.open(io.BytesIO(out))), np.asarray(mask) > 0
     assert np.array_equal(pixels[~inside], np.asarray(base)[~inside])
-    full = np.asarray(mask) == 255
-    assert np.array_equal(pixels[full], (result * 255).round().astype(np.uint8)[full])
+    core = np.s_[11:29, 11:30]
+    assert np.array_equal(pixels[core], (result * 255).round().astype(np.uint8)[core])
     assert np.array_equal(images.composite(result, base, None, 1.0), result)
+
+
+def test_the_edge_is_soft_inside_the_mask_and_strength_scales_the_move() -> None:
+    base, mask = Image.new("RGB", (256, 256), "black"), Image.new("L", (256, 256), 0)
+    mask.paste(255, (100, 0, 256, 256))
+    white = np.ones((256, 256, 3), dtype=np.float32)
+    for strength in (1.0, 0.5):
+        across = images.composite(white, base, mask, strength)[128, 99:105, 0]
+        assert across == pytest.approx(strength * np.array([0, 0.25, 0.5, 0.75, 1, 1]))
 
 
 def test_strength_zero_is_the_input_bit_for_bit() -> None:
