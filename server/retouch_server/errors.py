@@ -15,11 +15,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import grpc
+from google.protobuf import any_pb2
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
+from google.rpc import status_pb2
 from google.rpc.error_details_pb2 import BadRequest, RetryInfo
+from grpc_status import rpc_status
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,15 @@ class RequestError(Exception):
         super().__init__(message)
         self.message = message
         self.details = details
+
+    def to_status(self) -> Any:
+        """As the status that grpc sends, the details packed beside it."""
+        status = status_pb2.Status(code=self.status.value[0], message=self.message)
+        for detail in self.details:
+            packed = any_pb2.Any()
+            packed.Pack(detail)
+            status.details.append(packed)
+        return rpc_status.to_status(status)
 
 
 class InvalidRequest(RequestError):

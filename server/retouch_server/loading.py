@@ -6,6 +6,7 @@ import inspect
 import logging
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import diffusers
 import torch
 import transformers
 
-from . import checkpoint, memory
+from . import checkpoint, memory, prompts
 from .catalog import ModelEntry
 from .checkpoint import SINGLE_FILES, Component, LoadError
 from .memory import GIB, FreeBytes, free_bytes
@@ -38,8 +39,10 @@ def load(entry: ModelEntry, device: str, free: FreeBytes = free_bytes) -> Model:
         family, pipe = _read(entry, device, free)
         names = {name for name in (family.edit, family.masked, family.strength) if name}
         pipelines = {name: _over_same_weights(pipe, name) for name in names}
-        _check_entry(entry, family, pipelines)
-        tune(pipe, getattr(pipe, family.denoiser), entry)
+        readers = prompts.readers(pipe, _sequence_length(entry, pipelines[family.edit]))
+        model = Model(entry, family, pipelines, readers)
+        _check_entry(model)
+        tune(pipe, model.denoiser, entry)
     except LoadError as error:
         raise LoadError(f"model {entry.id}: {error}") from error
     for module in pipe.components.values():
@@ -47,7 +50,14 @@ def load(entry: ModelEntry, device: str, free: FreeBytes = free_bytes) -> Model:
             module.eval().requires_grad_(False)
     for pipeline in pipelines.values():
         pipeline.set_progress_bar_config(disable=True)
-    return Model(entry, family, pipelines, time.monotonic() - started)
+    return replace(model, load_seconds=time.monotonic() - started)
+
+
+def _sequence_length(entry: ModelEntry, pipe: Any) -> int | None:
+    """Tokens of a prompt that its call lets through; None if it does not say."""
+    own = call_parameters(pipe).get("max_sequence_length")
+    said = entry.arguments.get("max_sequence_length", own and own.default)
+    return said if isinstance(said, int) else None
 
 
 def _read(entry: ModelEntry, device: str, free: FreeBytes) -> tuple[Family, Any]:
@@ -121,25 +131,32 @@ def _widened(cls: Any, components: Mapping[str, Component]) -> frozenset[str]:
     return frozenset({"vae"} if switched else ())
 
 
-def _check_entry(entry: ModelEntry, family: Family, pipelines: Mapping[str, Any]) -> None:
+def _check_entry(model: Model) -> None:
     """What the catalogue says must be something that this model can do. Raises LoadError."""
-    taken = {name for pipe in pipelines.values() for name in call_parameters(pipe)}
-    if wrong := sorted((entry.arguments.keys() & OURS) | (entry.arguments.keys() - taken)):
+    entry, family = model.entry, model.family
+    taken = {name for pipe in model.pipelines.values() for name in call_parameters(pipe)}
+    ours = OURS | {family.guidance}
+    if wrong := sorted((entry.arguments.keys() & ours) | (entry.arguments.keys() - taken)):
         raise LoadError(f"arguments.{wrong[0]}: its pipelines take no such argument here")
     if entry.defaults.strength is not None and not (family.strength or entry.composite):
         raise LoadError("defaults.strength: it takes none")
+    guided = {"defaults": entry.defaults, "max": entry.max}
+    for name, said in guided.items():
+        if said and said.guidance_scale is not None and not model.takes_guidance:
+            raise LoadError(f"{name}.guidance_scale: it takes none")
+    if entry.mask_crop is not None and not (family.masked or entry.composite):
+        raise LoadError("mask_crop: it takes no mask")
     if entry.limits.max_pixels < family.multiple**2:
         raise LoadError(f"limits.max_pixels: its sides are multiples of {family.multiple}")
 
 
 def _over_same_weights(pipe: Any, name: str) -> Any:
-    """Another pipeline of the family over the components of `pipe`; nothing is loaded or copied."""
+    """Another pipeline of the family over the components of `pipe`, and its options; nothing is loaded or copied."""
     cls = getattr(diffusers, name)
     if type(pipe) is cls:
         return pipe
     taken = inspect.signature(cls.__init__).parameters
-    options = {k: v for k, v in pipe.config.items() if k == "requires_safety_checker"}
-    return cls(**{k: v for k, v in (pipe.components | options).items() if k in taken})
+    return cls(**{k: v for k, v in (dict(pipe.config) | pipe.components).items() if k in taken})
 
 
 def _dtype(entry: ModelEntry, device: str) -> torch.dtype:

@@ -69,7 +69,14 @@ class Metrics:
             "edit_phase_seconds", "Time of finished edits, by phase.", ["model", "phase"], PREFIX, buckets=SECONDS,
             registry=r,
         )  # fmt: skip
-        self.steps = Counter("steps", "Denoising steps run.", ["model"], PREFIX, registry=r)
+        self.steps = Counter("steps", "Denoising steps done.", ["model"], PREFIX, registry=r)
+        self.reused = Counter(
+            "reused",
+            "Denoiser calls that an edit's own last answer stood in for.",
+            ["model"],
+            PREFIX,
+            registry=r,
+        )
         self.batch_rows = Histogram(
             "batch_rows", "Rows per denoiser forward.", ["model"], PREFIX, buckets=ROWS, registry=r
         )
@@ -90,6 +97,13 @@ class Metrics:
         )
         self.encoding_bytes = Gauge(
             "encoding_bytes", "Bytes of the encodings held.", ["model"], PREFIX, registry=r
+        )
+        self.max_tokens = Gauge(
+            "max_tokens",
+            "Tokens of the largest forward that is shared, 0 = no limit.",
+            ["model"],
+            PREFIX,
+            registry=r,
         )
         self.load_seconds = Gauge(
             "model_load_seconds", "Time a model took to load.", ["model"], PREFIX, registry=r
@@ -119,7 +133,7 @@ class Metrics:
             for kind, result in product(("prompt", "image"), ("hit", "miss")):
                 self.lookups.labels(model, kind, result)
             for series in (self.queued, self.running, self.slots, self.load_seconds, self.parameters,
-                           self.memory, self.steps, self.batch_rows, self.forward_seconds,
+                           self.memory, self.steps, self.reused, self.max_tokens, self.batch_rows, self.forward_seconds,
                            self.encoding_bytes):  # fmt: skip
                 series.labels(model)
 
@@ -130,6 +144,7 @@ class Metrics:
         self.running.labels(name).set_function(lambda: engine.running)
         self.encoding_bytes.labels(name).set_function(lambda: engine.encodings.bytes)
         self.slots.labels(name).set(engine.slots)
+        self.max_tokens.labels(name).set(engine.max_tokens or 0)
         self.load_seconds.labels(name).set(model.load_seconds)
         self.parameters.labels(name).set(model.parameters)
         self.memory.labels(name).set(memory_bytes(model))
@@ -145,6 +160,7 @@ class Metrics:
         """Count one accepted edit that has had its terminal answer."""
         self.edits.labels(model, outcome).inc()
         self.steps.labels(model).inc(edit.steps)
+        self.reused.labels(model).inc(edit.reused)
         if outcome == "done":
             for phase in PHASES:
                 self.phase_seconds.labels(model, phase).observe(getattr(edit, f"{phase}_seconds"))

@@ -1,76 +1,27 @@
-"""Turning an edit's inputs into a call of the right diffusers pipeline.
-
-What must be known of a pipeline family is one row in `FAMILIES`.
-"""
+"""Turning an edit's inputs into a call of the right diffusers pipeline."""
 
 from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional
 
 from .catalog import Defaults, ModelEntry
-from .engine.edit import Host, Run
-
-
-@dataclass(frozen=True)
-class Family:
-    """Pipelines that share one checkpoint's weights, and what they take.
-
-    edit, masked, strength: diffusers class names for a plain edit, one with a mask, one with a strength; None where
-    diffusers has none. denoiser: the component that the engine batches. multiple: output sides are multiples of it.
-    """
-
-    edit: str
-    denoiser: str
-    multiple: int
-    masked: str | None = None
-    strength: str | None = None
-    negative_prompt: bool = False
-
-
-_STABLE_DIFFUSION = Family(
-    edit="StableDiffusionImg2ImgPipeline",
-    strength="StableDiffusionImg2ImgPipeline",
-    masked="StableDiffusionInpaintPipeline",
-    denoiser="unet",
-    multiple=8,
-    negative_prompt=True,
-)
-
-FAMILIES: Mapping[str, Family] = {
-    "StableDiffusionInstructPix2PixPipeline": Family(
-        edit="StableDiffusionInstructPix2PixPipeline",
-        denoiser="unet",
-        multiple=8,
-        negative_prompt=True,
-    ),
-    "StableDiffusionPipeline": _STABLE_DIFFUSION,
-    "StableDiffusionImg2ImgPipeline": _STABLE_DIFFUSION,
-    # A 9-channel checkpoint has no img2img: without a mask, all of the image is masked.
-    "StableDiffusionInpaintPipeline": Family(
-        edit="StableDiffusionInpaintPipeline",
-        strength="StableDiffusionInpaintPipeline",
-        masked="StableDiffusionInpaintPipeline",
-        denoiser="unet",
-        multiple=8,
-        negative_prompt=True,
-    ),
-    "FluxKontextPipeline": Family(
-        edit="FluxKontextPipeline",
-        strength="FluxKontextInpaintPipeline",
-        masked="FluxKontextInpaintPipeline",
-        denoiser="transformer",
-        multiple=16,
-    ),
-}
+from .crop import Region
+from .engine.edit import Declined, Host, Run
+from .families import FAMILIES as FAMILIES
+from .families import OWN_SIZE
+from .families import Family as Family
+from .prompts import Reader
 
 # What a request, not the catalogue's `arguments`, says to a pipeline.
 OURS = frozenset(
@@ -78,6 +29,7 @@ OURS = frozenset(
         "prompt",
         "negative_prompt",
         "image",
+        "image_reference",
         "mask_image",
         "width",
         "height",
@@ -102,32 +54,39 @@ def call_parameters(pipe: Any) -> Mapping[str, inspect.Parameter]:
     return inspect.signature(type(pipe).__call__).parameters
 
 
-class Flagged(Exception):
+class Flagged(Declined):
     """The checkpoint's own safety checker refused the result."""
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What one image is made from. `image` is RGB at the output size, `mask` L at the same size, 255 = edit."""
+    """What one image is made from.
+
+    image: RGB, at the output size. references: the further images, RGB, of any size. mask: L, at the output size,
+    255 = edit. region: where these are a part of the picture, which part.
+    """
 
     prompt: str
     image: Image.Image
     steps: int
     seed: int
+    references: tuple[Image.Image, ...] = ()
     guidance_scale: float | None = None
     strength: float | None = None
     mask: Image.Image | None = None
     negative_prompt: str | None = None
+    region: Region | None = None
 
 
 @dataclass(frozen=True)
 class Model:
-    """A loaded checkpoint: its pipelines by class name, all over the same weights."""
+    """A loaded checkpoint: its pipelines by class name, all over the same weights; `readers` of its prompts."""
 
     entry: ModelEntry
     family: Family
     pipelines: Mapping[str, Any]
-    load_seconds: float
+    readers: tuple[Reader, ...] = ()
+    load_seconds: float = 0.0
     created: int = field(default_factory=lambda: int(time.time()))
 
     @property
@@ -152,15 +111,35 @@ class Model:
 
     @property
     def takes_guidance(self) -> bool:
-        """A guidance-distilled transformer takes it as an embedding; one without would ignore it."""
-        return bool(self.denoiser.config.get("guidance_embeds", True))
+        """Whether guidance has an effect: distilled models ignore it, or have no input for it."""
+        pipe = self.pipelines[self.family.edit]
+        if self.family.guidance not in call_parameters(pipe) or pipe.config.get("is_distilled"):
+            return False
+        return not self.family.embedded or bool(self.denoiser.config.get("guidance_embeds", True))
+
+    @property
+    def takes_negative_prompt(self) -> bool:
+        """Whether a negative prompt can have an effect; where guidance is its switch, with enough of that."""
+        if self.family.negative == self.family.guidance:
+            return self.takes_guidance
+        scale = self.entry.arguments.get(self.family.negative or "")
+        return isinstance(scale, int | float) and scale > self.family.cfg_above
+
+    def images_taken(self, *, mask: bool, strength: bool) -> int:
+        """Images of one edit that has these, most."""
+        plain = self.pipeline_name(mask=mask, strength=strength) == self.family.edit
+        return self.family.images if plain else self.family.masked_images
 
     @cached_property
     def defaults(self) -> Defaults:
-        """What an unset field means: the catalogue's word, else the edit pipeline's own."""
+        """What an unset field means: the catalogue's word, else the edit pipeline's own, in any range."""
         taken = call_parameters(self.pipelines[self.family.edit])
-        own = {k: taken[k].default for k in Defaults.model_fields if k in taken}
-        return Defaults(**(own | self.entry.defaults.model_dump(exclude_none=True)))
+        names = {name: name for name in Defaults.model_fields} | {
+            "guidance_scale": self.family.guidance or ""
+        }
+        own = {name: taken[own].default for name, own in names.items() if own in taken}
+        said = self.entry.defaults.model_dump(exclude_none=True)
+        return Defaults.model_construct(**(dict.fromkeys(names) | own | said))
 
     @property
     def default_steps(self) -> int:
@@ -179,57 +158,109 @@ class Model:
         It raises Flagged, or whatever the pipeline raises.
         """
 
+        name = self.pipeline_name(
+            mask=inputs.mask is not None, strength=inputs.strength is not None
+        )
+        width, height = inputs.image.size
+
         def run(host: Host) -> Tensor:
-            pipe = host.adopt(self.pipelines[self._pipeline_name(inputs)], self.family.denoiser)
+            pipe = host.adopt(self.pipelines[name], self.family.denoiser)
+            if "callback_on_step_end" not in call_parameters(pipe):
+                vars(pipe)["progress_bar"] = partial(_progress_bar, host)
             output = pipe(**self._arguments(pipe, inputs, host))
             if any(getattr(output, "nsfw_content_detected", None) or ()):
                 raise Flagged
-            result: Tensor = output.images
-            return result.float().cpu()
+            result: Tensor = output.images.float()
+            if result.shape[-2:] != (height, width):  # one of those that choose their own size
+                result = functional.interpolate(
+                    result, (height, width), mode="bicubic", antialias=True
+                ).clamp(0, 1)
+            return result.cpu()
 
         return run
 
-    def _pipeline_name(self, inputs: Inputs) -> str:
-        if inputs.mask is not None and self.family.masked:
+    def pipeline_name(self, *, mask: bool, strength: bool) -> str:
+        """Class of the pipeline that runs an edit with these."""
+        if mask and self.family.masked:
             return self.family.masked
-        if inputs.strength is not None and self.family.strength:
+        if strength and self.family.strength:
             return self.family.strength
         return self.family.edit
 
     def _arguments(self, pipe: Any, inputs: Inputs, host: Host) -> dict[str, Any]:
         """What this pipeline's call takes, of all that the inputs say; `validation` has refused what none takes."""
-
-        def on_step_end(
-            pipe: Any, index: int, timestep: Any, tensors: dict[str, Any]
-        ) -> dict[str, Any]:
-            host.on_step(index + 1, pipe.num_timesteps)
-            return tensors
-
+        taken = call_parameters(pipe)
         width, height = inputs.image.size
-        known = {
+        guidance = self._guidance(inputs)
+        unguided = guidance is None or guidance <= self.family.cfg_above
+        known: dict[str, Any] = {
             "prompt": inputs.prompt,
-            "negative_prompt": inputs.negative_prompt,
+            "negative_prompt": inputs.negative_prompt or (None if unguided else self.family.blank),
             "image": inputs.image,
             "mask_image": inputs.mask or Image.new("L", inputs.image.size, 255),
-            "width": width,
-            "height": height,
             "max_area": width * height,
             "_auto_resize": False,
-            "strength": self._runnable(inputs.strength, inputs.steps),
-            "guidance_scale": inputs.guidance_scale,
+            "strength": self._strength(pipe, inputs),
             "num_inference_steps": inputs.steps,
             # On the CPU: the same noise on every device.
             "generator": torch.Generator("cpu").manual_seed(inputs.seed),
             "output_type": "pt",
-            "callback_on_step_end": on_step_end,
+            "callback_on_step_end": _callback(host),
         }
-        taken = call_parameters(pipe)
+        if self.family.guidance:
+            known[self.family.guidance] = guidance
+        if inputs.references and "image_reference" in taken:
+            known["image_reference"] = inputs.references[0]
+        elif inputs.references:
+            known["image"] = [inputs.image, *inputs.references]
+        if type(pipe).__name__ not in OWN_SIZE:
+            known |= {"width": width, "height": height}
         given = self.entry.arguments | {k: v for k, v in known.items() if v is not None}
         return {k: v for k, v in given.items() if k in taken}
 
-    def _runnable(self, strength: float | None, steps: int) -> float | None:
-        """At least one denoising step: pipelines fail on none. UNet ones round steps x strength down, others up."""
+    def _guidance(self, inputs: Inputs) -> float | None:
+        """A model that takes none is told so: pipelines warn of the one that they ignore, or heed it after all."""
+        if not self.takes_guidance:
+            return 1.0
+        own = self.defaults.guidance_scale
+        return own if inputs.guidance_scale is None else inputs.guidance_scale
+
+    def _strength(self, pipe: Any, inputs: Inputs) -> float | None:
+        """At least one denoising step, with the pipeline's own strength too: pipelines fail on none.
+
+        UNet ones round steps x strength down, others up.
+        """
+        own = call_parameters(pipe).get("strength")
+        strength = own.default if own and inputs.strength is None else inputs.strength
         if strength is None:
             return None
-        least = (1 + 1e-6) / steps if self.family.denoiser == "unet" else 1e-6
+        least = (1 + 1e-6) / inputs.steps if self.family.denoiser == "unet" else 1e-6
         return min(1.0, max(strength, least))
+
+
+def _callback(host: Host) -> Callable[[Any, int, Any, dict[str, Any]], dict[str, Any]]:
+    """What a pipeline calls after each step."""
+
+    def on_step_end(
+        pipe: Any, index: int, timestep: Any, tensors: dict[str, Any]
+    ) -> dict[str, Any]:
+        host.on_step(index + 1, pipe.num_timesteps)
+        return tensors
+
+    return on_step_end
+
+
+class _Progress:
+    """Counts the steps of a pipeline that has no callback: stands in for its progress bar."""
+
+    def __init__(self, host: Host, total: int) -> None:
+        self._host, self._total, self._done = host, total, 0
+
+    def update(self) -> None:
+        self._done += 1
+        self._host.on_step(self._done, self._total)
+
+
+@contextmanager
+def _progress_bar(host: Host, total: int) -> Iterator[_Progress]:
+    yield _Progress(host, total)

@@ -18,13 +18,15 @@ from prometheus_client import disable_created_metrics, start_http_server
 from retouch.v1 import image_edit_pb2 as pb
 from retouch.v1.image_edit_pb2_grpc import add_ImageEditServicer_to_server
 
-from . import catalog, loading
+from . import catalog, loading, warmup
 from .engine.engine import Engine
 from .images import InputLimits
 from .metrics import Metrics
 from .models import Model
+from .previews import Previewer
 from .service import ImageEdit, Served
 from .settings import Settings
+from .warmup import Sharing
 
 log = logging.getLogger(__name__)
 SERVICE = pb.DESCRIPTOR.services_by_name["ImageEdit"].full_name
@@ -95,31 +97,38 @@ class Server:
         served = {}
         for entry in self._entries:
             log.info("loading model %s on %s", entry.id, device)
-            self._loading = True
+            self._loading, previewer = True, Previewer()
             try:
                 model = await asyncio.to_thread(loading.load, entry, device)
+                sharing = await asyncio.to_thread(warmup.warm_up, model, previewer)
             finally:
                 self._loading = False
             if self._stopping:
                 return
-            served[entry.id] = Served(model, self._engine(model))
+            served[entry.id] = Served(model, self._engine(model, sharing, device), previewer)
             log.info("loaded model %s in %.1f s", entry.id, model.load_seconds)
         self._service.served = served
         self._metrics.ready.set(1)
         await self._health.set(SERVICE, SERVING)
         log.info("serving %s", ", ".join(served))
 
-    def _engine(self, model: Model) -> Engine:
+    def _engine(self, model: Model, sharing: Sharing, device: str) -> Engine:
+        entry = model.entry
         engine = Engine(
             model.denoiser,
-            slots=model.entry.slots,
-            max_rows=model.entry.max_rows,
+            slots=entry.slots,
+            max_rows=entry.max_rows,
+            max_tokens=sharing.max_tokens,
+            sizes=sharing.sizes,
+            exact=entry.deterministic,
             queue_size=self._settings.queue_size,
-            cache_bytes=model.entry.cache_bytes,
-            on_forward=partial(self._metrics.forward, model.entry.id),
-            on_lookup=partial(self._metrics.looked_up, model.entry.id),
+            cache_bytes=entry.cache_bytes,
+            reuse=entry.reuse,
+            device=device,
+            on_forward=partial(self._metrics.forward, entry.id),
+            on_lookup=partial(self._metrics.looked_up, entry.id),
             on_death=self._died,
-            name=f"engine {model.entry.id}",
+            name=f"engine {entry.id}",
         )
         self._metrics.watch(model, engine)
         engine.start()

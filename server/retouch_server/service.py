@@ -10,12 +10,9 @@ from concurrent.futures import Executor, Future
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import grpc
-from google.protobuf import any_pb2
-from google.rpc import status_pb2
-from grpc_status import rpc_status
 from torch import Tensor
 
 from retouch.v1 import image_edit_pb2 as pb
@@ -36,6 +33,8 @@ from .errors import (
 )
 from .metrics import Metrics
 from .models import Flagged, Inputs, Model
+from .previews import Previewer
+from .streaming import Events
 from .validation import Plan
 
 log = logging.getLogger(__name__)
@@ -45,10 +44,11 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 @dataclass
 class Served:
-    """A model and the engine that runs it. `decoding` counts edits on their way to the queue."""
+    """A model, the engine that runs it, and who draws its previews. `decoding`: edits on their way to the queue."""
 
     model: Model
     engine: Engine
+    previewer: Previewer
     decoding: int = 0
 
     @contextmanager
@@ -111,20 +111,12 @@ class ImageEdit(ImageEditServicer):
         self, request: pb.EditRequest, context: Context
     ) -> AsyncIterator[pb.EditEvent]:
         async with self._answering("StreamEdit", context):
-            # None follows the last event.
-            events: asyncio.Queue[pb.EditEvent | None] = asyncio.Queue()
-            loop = asyncio.get_running_loop()
-
-            def on_step(index: int, done: int, total: int) -> None:
-                step = pb.Step(image_index=index, step=done, total=total)
-                loop.call_soon_threadsafe(events.put_nowait, pb.EditEvent(step=step))
-
-            with await self._accept(request, context, on_step) as job:
+            events = Events()
+            with await self._accept(request, context, events) as job:
                 finish = asyncio.create_task(self._finish(job, context))
-                finish.add_done_callback(lambda _: events.put_nowait(None))
                 try:
                     yield pb.EditEvent(queued=pb.Queued(position=job.ahead))
-                    while event := await events.get():
+                    async for event in events.until(finish):
                         yield event
                     yield pb.EditEvent(result=await finish)
                 finally:
@@ -143,21 +135,25 @@ class ImageEdit(ImageEditServicer):
         self,
         request: pb.EditRequest,
         context: Context,
-        on_step: Callable[[int, int, int], None] = lambda index, done, total: None,
+        events: Events | None = None,
     ) -> Job:
-        """Check a request and hand its edits to the engine, all or none. Raises RequestError."""
+        """Check a request and hand its edits to the engine, all or none. Raises RequestError.
+
+        `events` are told how the edits come along.
+        """
         served = self._find(request.model)
         model, engine = served.model, served.engine
-        plan = validation.plan(request, model)
+        plan = validation.plan(request, model, streamed=events is not None)
         remaining = context.time_remaining()
         deadline = None if remaining is None else time.monotonic() + remaining
         try:
             with served.place(len(plan.seeds)):
                 inputs = await self._in_pool(validation.prepare, request, plan, model, self._limits)
             edits = [
-                engine_edit.Edit(model.run(each), deadline, partial(on_step, i))
-                for i, each in enumerate(inputs)
+                engine_edit.Edit(model.run(each), deadline, total=each.steps) for each in inputs
             ]
+            if events:
+                self._follow(events, served, plan, inputs, edits)
             ahead = engine.submit(edits)
         except QueueFull as full:
             self._metrics.edits.labels(model.entry.id, "rejected").inc(len(plan.seeds))
@@ -167,6 +163,27 @@ class ImageEdit(ImageEditServicer):
         for edit in edits:
             edit.future.add_done_callback(self._counter(model.entry.id, edit))
         return Job(served, plan, inputs, edits, ahead)
+
+    def _follow(
+        self,
+        events: Events,
+        served: Served,
+        plan: Plan,
+        inputs: Sequence[Inputs],
+        edits: Sequence[engine_edit.Edit],
+    ) -> None:
+        """Tell `events` of each edit's steps, and of what it has come to as often as the request wants."""
+
+        async def draw(image: int, latents: Tensor) -> pb.EditedImage:
+            drawn = await self._in_pool(
+                replies.preview, served.model, served.previewer, plan, inputs[image], latents
+            )
+            return cast(pb.EditedImage, drawn)
+
+        for i, edit in enumerate(edits):
+            edit.on_step = partial(events.on_step, i)
+            edit.previews = plan.previews
+            edit.on_preview = partial(events.on_preview, draw, i)
 
     async def idle(self, seconds: float) -> bool:
         """Wait until no call is under way; False if some still are after `seconds`."""
@@ -206,13 +223,14 @@ class ImageEdit(ImageEditServicer):
                 for inputs, tensor in zip(job.inputs, tensors, strict=True)
             )
         )
+        self._pool.submit(_learn, job.served.previewer, job.edits[0].latents, tensors[0])
         context.set_trailing_metadata(
             (("endpoint-load-metrics-bin", replies.load_report(job.served.engine)),)
         )
         return pb.EditResponse(
             images=pictures,
             usage=pb.Usage(
-                input_images=1,
+                input_images=1 + len(job.inputs[0].references),
                 output_images=len(pictures),
                 steps=sum(edit.steps for edit in job.edits),
             ),
@@ -249,7 +267,7 @@ class ImageEdit(ImageEditServicer):
             yield
         except RequestError as error:
             code = error.status
-            await context.abort_with_status(_status(error))
+            await context.abort_with_status(error.to_status())
         except (asyncio.CancelledError, GeneratorExit):
             late = _late(context.time_remaining())
             code = grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED
@@ -266,14 +284,13 @@ class ImageEdit(ImageEditServicer):
                 self._idle.set()
 
 
-def _status(error: RequestError) -> Any:
-    """A RequestError as the status that grpc sends, its details packed beside it."""
-    status = status_pb2.Status(code=error.status.value[0], message=error.message)
-    for detail in error.details:
-        packed = any_pb2.Any()
-        packed.Pack(detail)
-        status.details.append(packed)
-    return rpc_status.to_status(status)
+def _learn(previewer: Previewer, latents: Tensor | None, result: Tensor) -> None:
+    """Let a finished edit teach how to draw previews. For the pool: nobody waits for it."""
+    if latents is not None:
+        try:
+            previewer.learn(latents, replies.to_pixels(result))
+        except ValueError as error:
+            log.warning("nothing learned for previews: %s", error)
 
 
 def _late(remaining: float | None) -> bool:

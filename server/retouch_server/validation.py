@@ -8,23 +8,30 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import sqrt
 from typing import Literal
+
+from PIL import Image
 
 from retouch.v1 import image_edit_pb2 as pb
 
-from . import images
+from . import crop, images
 from .errors import InvalidRequest, Violation
 from .images import Format, InputLimits
 from .models import Inputs, Model
 
-Ranged = Literal["n", "strength", "guidance_scale", "num_inference_steps", "output_compression"]
+Ranged = Literal[
+    "n", "strength", "guidance_scale", "num_inference_steps", "output_compression", "partial_images"
+]
 MAX_IMAGES = 16
+MAX_PREVIEWS = 3
 RANGES: dict[Ranged, tuple[int, int]] = {
     "n": (1, 10),
     "strength": (0, 1),
     "guidance_scale": (0, 20),
     "num_inference_steps": (1, 100),
     "output_compression": (0, 100),
+    "partial_images": (0, MAX_PREVIEWS),
 }
 MAX_PROMPT = 4000
 DEFAULT_QUALITY = 90
@@ -55,9 +62,10 @@ class Plan:
     max_pixels: int
     format: Format
     quality: int
+    previews: int
 
 
-def plan(request: pb.EditRequest, model: Model) -> Plan:
+def plan(request: pb.EditRequest, model: Model, streamed: bool) -> Plan:
     """Check all but the pictures, and fill in defaults. Raises InvalidRequest with every violation at once."""
     defaults = model.defaults
     profile = model.entry.max if request.kontext_max_mode else None
@@ -66,7 +74,8 @@ def plan(request: pb.EditRequest, model: Model) -> Plan:
         profile.guidance_scale if profile else None,
         defaults.guidance_scale if model.takes_guidance else None,
     )
-    if violations := [*_ranges(request), *_abilities(request, model, guidance)]:
+    strength = request.strength if request.HasField("strength") else model.entry.defaults.strength
+    if violations := [*_ranges(request, streamed), *_abilities(request, model, guidance, strength)]:
         raise InvalidRequest(violations)
     seed = request.seed if request.HasField("seed") else secrets.randbits(32)
     steps = request.num_inference_steps or (profile and profile.num_inference_steps)
@@ -76,15 +85,14 @@ def plan(request: pb.EditRequest, model: Model) -> Plan:
         seeds=tuple((seed + i) % 2**64 for i in range(request.n if request.HasField("n") else 1)),
         steps=steps or model.default_steps,
         guidance_scale=guidance,
-        strength=request.strength
-        if request.HasField("strength")
-        else model.entry.defaults.strength,
+        strength=strength,
         size=(request.size.width, request.size.height) if request.HasField("size") else None,
         max_pixels=(profile and profile.max_pixels) or model.entry.limits.max_pixels,
         format=FORMATS[request.output_format],
         quality=request.output_compression
         if request.HasField("output_compression")
         else DEFAULT_QUALITY,
+        previews=request.partial_images,
     )
 
 
@@ -97,14 +105,23 @@ def prepare(request: pb.EditRequest, plan: Plan, model: Model, limits: InputLimi
     mask = images.decode_mask(request.mask, first, limits) if request.mask else None
     allowed = model.entry.limits.model_copy(update={"max_pixels": plan.max_pixels})
     size = images.output_size(first.size, plan.size, model.family.multiple, allowed)
+    _check_shape(size, model, "size" if plan.size else "images[0]")
+    references = _references(request, model, size[0] * size[1], limits)
     fitted = images.fit(images.flatten(first), size)
     fitted_mask = images.fit_mask(mask, size) if mask else None
+    region = None
+    if mask and fitted_mask and (padding := model.entry.mask_crop) is not None:
+        region = crop.region(fitted, fitted_mask, first.size, padding)
+        if region:
+            fitted, fitted_mask = region.cut(images.flatten(first)), region.cut(mask)
     return [
         Inputs(
             prompt=plan.prompt,
             negative_prompt=plan.negative_prompt,
             image=fitted,
+            references=references,
             mask=fitted_mask,
+            region=region,
             steps=plan.steps,
             guidance_scale=plan.guidance_scale,
             strength=plan.strength,
@@ -114,7 +131,7 @@ def prepare(request: pb.EditRequest, plan: Plan, model: Model, limits: InputLimi
     ]
 
 
-def _ranges(request: pb.EditRequest) -> Iterator[Violation]:
+def _ranges(request: pb.EditRequest, streamed: bool) -> Iterator[Violation]:
     """The contract's own rules, the same for every model."""
     if not 1 <= len(request.images) <= MAX_IMAGES:
         yield Violation("images", f"must be 1 to {MAX_IMAGES} images, not {len(request.images)}")
@@ -128,6 +145,8 @@ def _ranges(request: pb.EditRequest) -> Iterator[Violation]:
         # Written so that NaN, which compares false with everything, is refused.
         if request.HasField(field) and not low <= value <= high:
             yield Violation(field, f"must be {low} to {high}, not {value:g}")
+    if request.partial_images and not streamed:
+        yield Violation("partial_images", "only StreamEdit sends previews")
     if request.HasField("size"):
         for side in ("width", "height"):
             if not 1 <= (value := getattr(request.size, side)) <= images.MAX_SIDE:
@@ -139,12 +158,15 @@ def _ranges(request: pb.EditRequest) -> Iterator[Violation]:
 
 
 def _abilities(
-    request: pb.EditRequest, model: Model, guidance: float | None
+    request: pb.EditRequest, model: Model, guidance: float | None, strength: float | None
 ) -> Iterator[Violation]:
     """What this model can honour."""
     name = model.entry.id
-    if 1 < len(request.images) <= MAX_IMAGES:
-        yield Violation("images[1]", f"model {name} takes one image")
+    taken = model.images_taken(mask=bool(request.mask), strength=strength is not None)
+    if taken < len(request.images) <= MAX_IMAGES:
+        yield Violation(f"images[{taken}]", _too_many(model, taken))
+    if model.family.needs_mask and not request.mask and (strength is None or strength >= 1):
+        yield Violation("mask", f"model {name} fills masks: it needs one, or a strength below 1")
     if request.mask and not model.takes_mask:
         yield Violation("mask", f"model {name} takes none")
     if request.HasField("strength") and not model.takes_strength:
@@ -152,12 +174,50 @@ def _abilities(
     if request.HasField("guidance_scale") and not model.takes_guidance:
         yield Violation("guidance_scale", f"model {name} takes none")
     if request.negative_prompt:
-        if not model.family.negative_prompt:
+        enough = model.family.cfg_above
+        switched = model.family.negative == model.family.guidance
+        if not model.takes_negative_prompt:
             yield Violation("negative_prompt", f"model {name} takes none")
-        elif guidance is not None and guidance <= 1:
-            yield Violation("negative_prompt", "has an effect only with a guidance_scale above 1")
-    if request.partial_images:
-        yield Violation("partial_images", f"model {name} makes no previews")
+        elif switched and guidance is not None and guidance <= enough:
+            yield Violation(
+                "negative_prompt", f"has an effect only with a guidance_scale above {enough:g}"
+            )
+    for field in ("prompt", "negative_prompt"):
+        if len(getattr(request, field).encode()) > (most := model.family.prompt_bytes):
+            yield Violation(field, f"model {name} takes at most {most} bytes of UTF-8")
+
+
+def _too_many(model: Model, taken: int) -> str:
+    count = "one image" if taken == 1 else f"{taken} images"
+    if taken == model.family.max_images:
+        return f"model {model.entry.id} takes {count}"
+    word = "with" if taken < model.family.images else "without"
+    return f"model {model.entry.id} takes {count} {word} a mask or a strength"
+
+
+def _references(
+    request: pb.EditRequest, model: Model, area: int, limits: InputLimits
+) -> tuple[Image.Image, ...]:
+    """The images after the first, each scaled down to at most the output's area, its aspect kept."""
+    fields = {f"images[{i}]": data for i, data in enumerate(request.images) if i}
+    references = []
+    for field, data in fields.items():
+        image = images.flatten(images.decode(data, field, limits))
+        scale = sqrt(min(1.0, area / (image.width * image.height)))
+        size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+        _check_shape(size, model, field)
+        references.append(image if scale == 1 else image.resize(size, Image.Resampling.LANCZOS))
+    return tuple(references)
+
+
+def _check_shape(size: tuple[int, int], model: Model, field: str) -> None:
+    """Hold a picture's size against what the model's pipelines refuse. Raises InvalidRequest."""
+    least, aspect = model.family.least_side, model.family.aspect
+    if min(size) < least or max(size) > aspect * min(size):
+        limits = f"sides of {least} pixels or more and an aspect of at most {aspect}:1"
+        raise InvalidRequest(
+            [Violation(field, f"comes out at {size[0]}x{size[1]}; the model takes {limits}")]
+        )
 
 
 def _first(*values: float | None) -> float | None:

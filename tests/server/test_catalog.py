@@ -111,3 +111,12 @@ def test_mistakes_in_a_file(content: str, words: str, tmp_path: Path) -> None:
     path.write_text(content)
     with pytest.raises(CatalogError, match=words):
         catalog.read(str(path))
+
+
+def test_the_example_in_the_docs_is_a_catalogue(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs/operating.md").read_text()
+    path = tmp_path / "models.yaml"
+    path.write_text(text.split("```yaml\n")[1].split("```")[0])
+    kontext, pocket = catalog.read(str(path))
+    assert kontext.loras[0].scale == 0.8
+    assert pocket.composite

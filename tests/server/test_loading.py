@@ -14,7 +14,7 @@ import torch
 from diffusers import AutoencoderKL, DiffusionPipeline, StableDiffusionInstructPix2PixPipeline
 from torch import nn
 
-from retouch_server.catalog import ModelEntry
+from retouch_server.catalog import Defaults, MaxProfile, ModelEntry
 from retouch_server.engine.engine import Engine
 from retouch_server.loading import LoadError, load, memory_bytes
 from retouch_server.memory import GIB, MARGIN, RESERVE
@@ -188,3 +188,27 @@ def test_nothing_is_downloaded_of_what_cannot_be_served(
     index.write_text(json.dumps(json.loads(index.read_text()) | {"vae": ["evil", "VAE"]}))
     monkeypatch.setattr(DiffusionPipeline, "download", lambda *_, **__: pytest.fail("downloaded"))
     assert "its vae is of evil, which is not trusted" in fails("org/model")
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "words"),
+    [
+        ("qwen-edit", {"arguments": {"true_cfg_scale": 3.0}}, "arguments.true_cfg_scale"),
+        ("klein-distilled", {"defaults": Defaults(guidance_scale=3.0)}, "defaults.guidance_scale"),
+        ("klein-kv", {"max": MaxProfile(guidance_scale=3.0)}, "max.guidance_scale: it takes none"),
+        ("instruct", {"mask_crop": 8}, "mask_crop: it takes no mask"),
+    ],
+)
+def test_what_a_model_would_ignore_is_refused(
+    tiny_folder: Folder, name: str, change: dict[str, Any], words: str
+) -> None:
+    entry = ModelEntry(id="m", source=str(tiny_folder(name)))
+    with pytest.raises(LoadError, match=f"model m: {words}"):
+        load(entry.model_copy(update=change), "cpu")
+
+
+def test_a_checkpoints_options_hold_for_all_its_pipelines(tiny_model: Load) -> None:
+    """A distilled klein that did not say so in its masked pipeline would be guided there, at twice the cost."""
+    pipelines = tiny_model("klein-distilled").pipelines
+    assert len(pipelines) == 2
+    assert all(pipe.config.is_distilled for pipe in pipelines.values())

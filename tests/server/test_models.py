@@ -1,4 +1,4 @@
-"""Loading, and which pipeline an edit's inputs go to."""
+"""Loading, and what a pipeline is called with."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import torch
 from retouch_server.catalog import Defaults, Limits, ModelEntry
 from retouch_server.engine.standins import Alone
 from retouch_server.loading import LoadError, load, pick_device
-from retouch_server.models import FAMILIES, OURS, Flagged
+from retouch_server.models import OURS, Flagged
 from tests.server import tiny
 from tests.server.conftest import Folder, Load
-from tests.server.test_equality import EDITS, mask
+from tests.server.test_equality import EDITS, mask, picture
 
 
 def fails(entry: ModelEntry) -> str:
@@ -81,24 +81,6 @@ def test_masked_and_strength_pipelines_share_the_weights(tiny_model: Load) -> No
     assert model.parameters > 10_000
 
 
-def test_the_pipeline_follows_from_the_inputs(tiny_model: Load) -> None:
-    kontext, instruct = tiny_model("kontext"), tiny_model("instruct")
-    plain, strong, masked = (
-        EDITS[0],
-        replace(EDITS[0], strength=0.5),
-        replace(EDITS[0], mask=mask()),
-    )
-    assert kontext._pipeline_name(plain) == "FluxKontextPipeline"
-    assert (
-        kontext._pipeline_name(strong)
-        == kontext._pipeline_name(masked)
-        == "FluxKontextInpaintPipeline"
-    )
-    assert instruct._pipeline_name(plain) == "StableDiffusionInstructPix2PixPipeline"
-    assert (kontext.takes_mask, kontext.takes_strength) == (True, True)
-    assert (instruct.takes_mask, instruct.takes_strength) == (False, False)
-
-
 def test_an_edit_leaves_the_shared_pipeline_as_it_was(tiny_model: Load) -> None:
     model = tiny_model("diffusion")
     pipe = model.pipelines["StableDiffusionImg2ImgPipeline"]
@@ -114,7 +96,7 @@ def test_an_edit_leaves_the_shared_pipeline_as_it_was(tiny_model: Load) -> None:
 
 
 @pytest.mark.parametrize("strength", [0.0, 0.05, 1.0])
-@pytest.mark.parametrize("name", ["kontext", "diffusion"])
+@pytest.mark.parametrize("name", ["kontext", "diffusion", "sd3", "z-image", "klein"])
 def test_any_strength_runs_at_least_a_step(tiny_model: Load, strength: float, name: str) -> None:
     model = tiny_model(name)
     steps: list[tuple[int, int]] = []
@@ -125,11 +107,22 @@ def test_any_strength_runs_at_least_a_step(tiny_model: Load, strength: float, na
     assert model.blend(inputs) == (0.0 if strength == 0 else 1.0)
 
 
+def test_the_pipelines_own_strength_runs_at_least_a_step_too(tiny_model: Load) -> None:
+    """SDXL's 0.3 of three steps is none."""
+    model, steps = tiny_model("xl"), list[tuple[int, int]]()
+    assert model.defaults.strength == 0.3
+    model.run(EDITS[0])(Alone(model.denoiser, on_step=lambda *step: steps.append(step)))
+    assert steps == [(1, 1)]
+
+
 def test_defaults_are_the_catalogues_else_the_pipelines(tiny_model: Load) -> None:
     model = tiny_model("diffusion")
     assert model.defaults == Defaults(strength=0.8, guidance_scale=7.5, num_inference_steps=50)
     entry = model.entry.model_copy(update={"defaults": Defaults(guidance_scale=2.0)})
     assert replace(model, entry=entry).defaults.guidance_scale == 2.0
+    assert tiny_model("qwen-plus").defaults.guidance_scale == 4.0
+    # More than a request may ask for, and what the model wants.
+    assert tiny_model("fill").defaults.guidance_scale == 30.0
 
 
 @pytest.mark.parametrize(
@@ -169,14 +162,15 @@ def test_arguments_go_to_the_pipelines_that_take_them(tiny_model: Load) -> None:
 
 
 def test_what_a_request_says_is_listed(tiny_model: Load) -> None:
-    """`OURS` is every argument that a request may decide, over all families."""
+    """`OURS` is every argument that a request may decide, over all families, but for a scale that is one's guidance."""
     full = replace(EDITS[0], strength=0.5, mask=mask(), negative_prompt="dull")
-    given: set[str] = set()
-    for name in ("kontext", "diffusion"):
+    full = replace(full, references=(picture(1),))
+    names: set[str] = set()
+    for name in ("kontext", "diffusion", "klein"):
         model = tiny_model(name)
         for pipe in model.pipelines.values():
-            given |= model._arguments(pipe, full, Alone(model.denoiser)).keys()
-    assert given == OURS
+            names |= model._arguments(pipe, full, Alone(model.denoiser)).keys()
+    assert names == OURS
 
 
 def test_a_flagged_result_is_an_error(tiny_model: Load, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,14 +186,6 @@ def test_a_checkpoint_with_a_safety_checker_of_diffusers_is_trusted(copied: Path
     checker = ["stable_diffusion", "StableDiffusionSafetyChecker"]
     tiny.rewrite_index(copied, safety_checker=checker)
     assert "not trusted" not in fails(ModelEntry(id="m", source=str(copied)))
-
-
-def test_every_family_names_pipelines_of_diffusers() -> None:
-    import diffusers
-
-    for family in FAMILIES.values():
-        for name in {family.edit, family.masked, family.strength} - {None}:
-            assert hasattr(diffusers, str(name))
 
 
 def test_devices() -> None:

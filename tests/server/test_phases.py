@@ -22,7 +22,8 @@ from retouch_server.engine.rows import Rows
 from retouch_server.engine.standins import Alone, own_copy
 from retouch_server.models import Model
 from tests.server.conftest import Folder, Load
-from tests.server.test_equality import EDITS, TOLERANCE, plain
+from tests.server.stock import plain
+from tests.server.test_equality import EDITS, TOLERANCE
 
 
 class Log:

@@ -142,6 +142,35 @@ async def test_a_stream_tells_each_step_and_ends_with_the_result(stub: Any) -> N
     assert len(events[-1].result.images) == 2
 
 
+@pytest.mark.parametrize("model", ["instruct", "kontext"])
+async def test_a_stream_shows_as_many_previews_as_asked_for(stub: Any, model: str) -> None:
+    request = edit(model=model, n=2, num_inference_steps=8, partial_images=3)
+    events = [event async for event in stub.StreamEdit(request)]
+    assert events[-1].WhichOneof("event") == "result"
+    previews = [e.preview for e in events if e.WhichOneof("event") == "preview"]
+    for index in (0, 1):
+        mine = [p for p in previews if p.image_index == index]
+        assert [p.preview_index for p in mine] == [0, 1, 2]
+        assert {pixels(p.image).shape for p in mine} == {(64, 64, 3)}
+        assert {p.image.seed for p in mine} == {events[-1].result.images[index].seed}
+    assert len(previews) == 6
+
+
+async def test_previews_keep_what_is_outside_the_mask(stub: Any) -> None:
+    request = edit(model="kontext", mask=png(mask()), num_inference_steps=4, partial_images=1)
+    events = [event async for event in stub.StreamEdit(request)]
+    (shown,) = (e.preview.image for e in events if e.WhichOneof("event") == "preview")
+    outside = np.asarray(mask()) == 0
+    assert (pixels(shown)[outside] == np.asarray(picture(0))[outside]).all()
+
+
+async def test_previews_are_for_streams(stub: Any) -> None:
+    _, violations = await refused(stub.Edit(edit(partial_images=1)))
+    assert violations == {"partial_images": "only StreamEdit sends previews"}
+    _, violations = await refused(stub.StreamEdit(edit(partial_images=4)).read())
+    assert violations == {"partial_images": "must be 0 to 3, not 4"}
+
+
 async def test_models_are_listed_with_what_they_take(stub: Any) -> None:
     reply = await stub.ListModels(pb.ListModelsRequest())
     instruct, kontext, blended = reply.models
@@ -153,7 +182,8 @@ async def test_models_are_listed_with_what_they_take(stub: Any) -> None:
     assert blended.capabilities.strength
     assert instruct.defaults.guidance_scale == 7.5
     assert not instruct.defaults.HasField("strength")
-    assert (kontext.limits.size_multiple, kontext.limits.max_images) == (16, 1)
+    assert (kontext.limits.size_multiple, kontext.limits.max_images) == (16, 2)
+    assert instruct.limits.max_images == 1
 
 
 async def test_max_mode_applies_the_profile_and_the_requests_own_word_wins(stub: Any) -> None:

@@ -114,7 +114,9 @@ class EditRequest(_message.Message):
     output_compression: _builtins.int
     """JPEG and WebP: quality 0..100, 100 = best. PNG is lossless and takes none. Unset: 90."""
     partial_images: _builtins.int
-    """Previews wanted in StreamEdit while an image denoises, 0..Limits.max_partial_images. Unset: 0."""
+    """Previews wanted of each image while it denoises, 0..Limits.max_partial_images; StreamEdit alone sends them. One
+    that cannot be drawn in time is left out. Unset: 0.
+    """
     @_builtins.property
     def images(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """1..16 encoded images (PNG, JPEG or WebP, told by content), each below the server's byte limit (4 MiB by
@@ -275,7 +277,7 @@ class EditedImage(_message.Message):
     seed: _builtins.int
     """The seed that makes this image again, with n = 1."""
     revised_prompt: _builtins.str
-    """The prompt that the model was given."""
+    """The prompt as the model read it: where its text encoder is of a fixed length, the part that fits."""
     def __init__(
         self,
         *,

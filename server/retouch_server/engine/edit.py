@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 OnStep = Callable[[int, int], None]
 """Called on the engine thread after each denoising step, with (steps done, steps in all)."""
 
+OnPreview = Callable[["Tensor"], None]
+
 
 class Host(Protocol):
     """What runs an edit: the engine's coroutine, or the caller's own thread (`standins.Alone`).
@@ -41,7 +43,9 @@ class Edit:
 
     `future` is its one terminal answer: the image (float tensor, 1x3xHxW, 0..1, on the CPU), an error, or
     cancelled. Cancelling the future is how an edit is cancelled, from any thread. `total`: steps it takes in all, an
-    estimate until the first is done.
+    estimate until the first is done. `reused`: forwards that its own last answers stood in for. `previews`: how many
+    times, spread over its steps, `on_preview` gets the latents as they would be without their noise (float32, CPU).
+    `latents`: the last of these.
     """
 
     run: Run
@@ -49,12 +53,16 @@ class Edit:
     on_step: OnStep = field(default=lambda done, total: None)
     future: Future[Tensor] = field(default_factory=Future)
     total: int = 1
+    previews: int = 0
+    on_preview: OnPreview = field(default=lambda latents: None)
     queued_at: float = field(default_factory=time.monotonic)
     started_at: float | None = None
     denoising_at: float | None = None
     denoised_at: float | None = None
     ended_at: float | None = None
     steps: int = 0
+    reused: int = 0
+    latents: Tensor | None = None
 
     @property
     def unwanted(self) -> BaseException | None:
@@ -68,6 +76,14 @@ class Edit:
     def remaining(self) -> float | None:
         """Seconds until the deadline; None without one."""
         return None if self.deadline is None else self.deadline - time.monotonic()
+
+    @property
+    def preview_due(self) -> bool:
+        """Whether the step that has just been done is one to show: n of them divide the steps into n + 1 parts."""
+        parts = self.previews + 1
+        return self.steps < self.total and (
+            self.steps * parts // self.total > (self.steps - 1) * parts // self.total
+        )
 
     @property
     def queue_seconds(self) -> float:
@@ -88,6 +104,10 @@ class Edit:
 
 def _span(start: float | None, end: float | None) -> float:
     return 0.0 if start is None or end is None else end - start
+
+
+class Declined(Exception):
+    """A pipeline's own no to an edit: an answer, not a fault to be logged."""
 
 
 class EditCancelled(BaseException):

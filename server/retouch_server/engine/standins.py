@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial, wraps
 from types import MethodType
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
+import torch
 from torch import Tensor
 
 
@@ -58,7 +59,14 @@ class Denoiser(_StandIn):
 
 
 class Autoencoder(_StandIn):
-    """Takes a VAE's place: encoding and decoding take turns."""
+    """Takes a VAE's place: encoding and decoding take turns.
+
+    It says that its dtype is `dtype`, the denoiser's, whatever the VAE's own: pipelines hand its latents on in that.
+    """
+
+    def __init__(self, part: Any, turns: Turns, dtype: torch.dtype) -> None:
+        super().__init__(part, turns)
+        self.dtype = dtype
 
     def encode(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         return self._turns.phase(
@@ -82,7 +90,7 @@ def own_copy(pipe: Any, denoiser: str, turns: Turns) -> Any:
     """
     own = scheduled_copy(pipe)
     vars(own)[denoiser] = Denoiser(getattr(pipe, denoiser), turns)
-    vars(own)["vae"] = Autoencoder(pipe.vae, turns)
+    vars(own)["vae"] = Autoencoder(pipe.vae, turns, getattr(pipe, denoiser).dtype)
     for name in ("encode_prompt", "_encode_prompt"):
         if method := getattr(type(pipe), name, None):
             work = MethodType(method, own)
@@ -96,6 +104,33 @@ def scheduled_copy(pipe: Any) -> Any:
     # Past the pipeline's own __setattr__, which would write new classes into the shared config.
     vars(own)["scheduler"] = copy.deepcopy(pipe.scheduler)
     return own
+
+
+def watch(scheduler: Any, tell: Callable[[Tensor], None]) -> None:
+    """Tell, at each step of a scheduler, what it now takes the clean latents to be."""
+    step = scheduler.step
+
+    @wraps(step)  # pipelines look at its signature
+    def watched(
+        model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any
+    ) -> Any:
+        result = step(model_output, timestep, sample, *args, **kwargs)
+        tell(_clean(scheduler, model_output, sample, result))
+        return result
+
+    scheduler.step = watched
+
+
+def _clean(scheduler: Any, velocity: Tensor, sample: Tensor, result: Any) -> Tensor:
+    """Latents without their noise, as a scheduler's last step estimates them."""
+    if isinstance(result, tuple) and len(result) > 1:  # Euler, DDIM, DDPM: pred_original_sample
+        return cast(Tensor, result[1])
+    estimates = getattr(scheduler, "model_outputs", None)
+    if estimates:  # DPM++, UniPC: what they have converted the model's output to
+        return cast(Tensor, estimates[-1])
+    if "FlowMatch" in type(scheduler).__name__:
+        return cast(Tensor, sample - scheduler.sigmas[scheduler.step_index - 1] * velocity)
+    return cast(Tensor, result[0])
 
 
 class Alone:

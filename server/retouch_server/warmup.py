@@ -1,0 +1,159 @@
+"""A model's first edits, before anyone's: they prove that it works, compile what is to be compiled, and measure how far
+sharing a forward pays.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from . import images
+from .engine.rows import Call, Rows
+from .engine.standins import Denoiser, own_copy, watch
+from .loading import LoadError
+from .models import Inputs, Model
+from .previews import Previewer
+
+CALIBRATION_SECONDS = 1.5
+COUNTS = (1, 2, 4, 8)
+ROUNDS = 5
+STEPS = 2
+# A pair of calls that fills the budget takes 92 % of the time that the two take alone: from there on sharing only makes
+# each wait for the other.
+WORTHWHILE = 0.1
+
+
+class _Recorder:
+    """Runs an edit on this thread, by diffusers alone, and keeps its first denoiser call and last latents."""
+
+    def __init__(self, model: Model, rows: Rows) -> None:
+        self.denoiser = Denoiser(model.denoiser, self)
+        self.call: Call | None = None
+        self.latents: Tensor | None = None
+        self._real, self._rows = model.denoiser, rows
+
+    def adopt(self, pipe: Any, denoiser: str) -> Any:
+        own = own_copy(pipe, denoiser, self)
+        watch(own.scheduler, self._keep)
+        return own
+
+    def denoise(self, context: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        call = self._rows.bind(args, kwargs)
+        self.call = self.call or call
+        return self._real(**call.arguments)
+
+    def phase(self, name: str, work: Any, *args: Any, **kwargs: Any) -> Any:
+        return work(*args, **kwargs)
+
+    def on_step(self, done: int, total: int) -> None:
+        """Nobody watches."""
+
+    def _keep(self, latents: Tensor) -> None:
+        self.latents = latents
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """How forwards are shared. max_tokens: at most, None = no limit. sizes: of rows that each is filled up to."""
+
+    max_tokens: int | None
+    sizes: tuple[int, ...]
+
+
+def warm_up(model: Model, previewer: Previewer) -> Sharing:
+    """Run an edit of each size that the catalogue names, and forwards of each fixed size. Raises LoadError.
+
+    `previewer` learns from the edits.
+    """
+    entry = model.entry
+    rows = Rows(model.denoiser, entry.deterministic)
+    sizes = entry.fixed_sizes
+    budget = entry.max_tokens
+    try:
+        with torch.inference_mode():
+            for width, height in entry.warm_up or [_small(model)]:
+                call = _edit(model, rows, previewer, (width, height))
+                if entry.compile and not sizes:
+                    sizes = tuple(n * call.rows for n in COUNTS if n * call.rows <= entry.max_rows)
+                for size in sizes if rows.known else ():
+                    _forward(model, rows, call, size)
+                if budget is None:
+                    budget = token_budget(_measure(model, rows, call))
+    except Exception as error:
+        words = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise LoadError(f"model {entry.id}: its first edit failed: {words}") from error
+    return Sharing(budget, sizes)
+
+
+def _small(model: Model) -> tuple[int, int]:
+    """A size at which a forward is short: 16 of the family's multiples a side."""
+    side = 16 * model.family.multiple
+    return images.output_size((side, side), None, model.family.multiple, model.entry.limits)
+
+
+def _edit(model: Model, rows: Rows, previewer: Previewer, size: tuple[int, int]) -> Call:
+    """The first denoiser call of an edit of a picture of coloured tiles."""
+    tiles = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    picture = Image.fromarray(tiles).resize(size, Image.Resampling.BICUBIC)
+    recorder = _Recorder(model, rows)
+    guidance = model.defaults.guidance_scale if model.takes_guidance else None
+    inputs = Inputs("warm", picture, steps=STEPS, seed=0, guidance_scale=guidance)
+    result = model.run(inputs)(recorder)
+    if recorder.call is None:
+        raise RuntimeError("its pipeline did not call its denoiser")
+    if recorder.latents is not None:
+        previewer.learn(recorder.latents, result[0].permute(1, 2, 0).numpy())
+    return recorder.call
+
+
+def _measure(model: Model, rows: Rows, call: Call) -> list[tuple[int, float]]:
+    """(tokens, seconds) of forwards that `call` shares with copies of itself: the least of a few rounds.
+
+    Nothing where the time does not suffice for a round after the first, which is slow.
+    """
+    sizes = [n * call.rows for n in COUNTS if n * call.rows <= model.entry.max_rows and rows.known]
+    started, least = time.monotonic(), dict[int, float]()
+    for size in sizes:
+        _forward(model, rows, call, size)
+    for _ in range(ROUNDS):
+        if time.monotonic() - started > CALIBRATION_SECONDS:
+            break
+        for size in sizes:
+            seconds = _forward(model, rows, call, size)
+            least[size] = min(seconds, least.get(size, seconds))
+    return [(size * call.tokens, seconds) for size, seconds in least.items()]
+
+
+def _forward(model: Model, rows: Rows, call: Call, size: int) -> float:
+    """Seconds of one forward of `size` rows."""
+    calls = [call, rows.filler(call, size - call.rows)] if size > call.rows else [call]
+    started = time.monotonic()
+    model.denoiser(**rows.stack(calls))
+    if call.lead is not None and call.lead.device.type != "cpu":
+        torch.accelerator.synchronize(call.lead.device)
+    return time.monotonic() - started
+
+
+def token_budget(points: Sequence[tuple[int, float]]) -> int | None:
+    """From (tokens, seconds) of forwards, the tokens beyond which more in one forward is hardly faster than in turns.
+
+    A forward of N tokens takes about a + bN seconds; per token it comes within `WORTHWHILE` of b at N = a/b/WORTHWHILE.
+    None: the time does not grow with N, so all that can share should.
+    """
+    if len(points) < 3:
+        return None
+    tokens = np.array([n for n, _ in points], dtype=np.float64)
+    seconds = np.array([s for _, s in points], dtype=np.float64)
+    # By relative error: the short forwards are the ones that tell a.
+    columns = np.stack([1 / seconds, tokens / seconds], axis=1)
+    (fixed, each), *_ = np.linalg.lstsq(columns, np.ones(len(points)), rcond=None)
+    if each <= 0:
+        return None
+    return max(1, int(fixed / each / WORTHWHILE))
