@@ -115,8 +115,8 @@ class ImageEdit(ImageEditServicer):
             with await self._accept(request, context, events) as job:
                 finish = asyncio.create_task(self._finish(job, context))
                 try:
-                    yield pb.EditEvent(queued=pb.Queued(position=job.ahead))
-                    async for event in events.until(finish):
+                    place = partial(job.served.engine.place, job.edits[0])
+                    async for event in events.until(finish, job.ahead, place):
                         yield event
                     yield pb.EditEvent(result=await finish)
                 finally:

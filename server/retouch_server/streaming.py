@@ -11,6 +11,8 @@ from torch import Tensor
 from retouch.v1 import image_edit_pb2 as pb
 
 log = logging.getLogger(__name__)
+# Seconds between looks at the queue.
+LOOK_EVERY = 0.5
 
 Draw = Callable[[int, Tensor], Awaitable[pb.EditedImage]]
 """Draws the preview of image `i` from its latents."""
@@ -51,10 +53,20 @@ class Events:
         preview = pb.Preview(image_index=image, preview_index=number, image=drawn)
         self._queue.put_nowait(pb.EditEvent(preview=preview))
 
-    async def until(self, finish: asyncio.Task[pb.EditResponse]) -> AsyncIterator[pb.EditEvent]:
-        """All events up to the end of `finish`, previews that are still being drawn among them."""
+    async def until(
+        self,
+        finish: asyncio.Task[pb.EditResponse],
+        ahead: int,
+        place: Callable[[], int | None],
+    ) -> AsyncIterator[pb.EditEvent]:
+        """All events up to the end of `finish`: first how many are `ahead` in the queue, and again when it moves up.
+
+        `place`: how many are ahead now, None once the request has started.
+        """
         finish.add_done_callback(lambda _: self._queue.put_nowait(None))
+        waiting = self._loop.create_task(self._watch(ahead, place))
         try:
+            yield _queued(ahead)
             while event := await self._queue.get():
                 yield event
             # What is drawn by now comes before the result; what is not has missed its time.
@@ -62,5 +74,16 @@ class Events:
                 if late := self._queue.get_nowait():
                     yield late
         finally:
-            for task in self._drawing:
+            for task in (waiting, *self._drawing):
                 task.cancel()
+
+    async def _watch(self, told: int, place: Callable[[], int | None]) -> None:
+        while (ahead := place()) is not None:
+            if ahead != told:
+                self._queue.put_nowait(_queued(ahead))
+                told = ahead
+            await asyncio.sleep(LOOK_EVERY)
+
+
+def _queued(ahead: int) -> pb.EditEvent:
+    return pb.EditEvent(queued=pb.Queued(position=ahead))

@@ -335,6 +335,26 @@ async def test_a_full_queue_says_when_to_come_again(stub: Any, server: Server) -
     await idle(server)
 
 
+async def test_a_stream_tells_how_it_moves_up_in_the_queue(stub: Any, server: Server) -> None:
+    engine = server._service.served["blended"].engine
+    ahead = [stub.Edit(long_edit(model="blended"))]
+    await until(lambda: engine.running == 1)
+    ahead += [stub.Edit(long_edit(model="blended")) for _ in range(2)]
+    await until(lambda: engine.queued == 2)
+    places: list[int] = []
+    call = stub.StreamEdit(edit(model="blended"))
+    async for event in call:
+        match event.WhichOneof("event"):
+            case "queued":
+                places.append(event.queued.position)
+                ahead.pop().cancel()
+            case "result":
+                break
+    assert places == [2, 1, 0]
+    assert not ahead
+    await idle(server)
+
+
 async def test_a_caller_that_leaves_frees_its_slot(stub: Any, server: Server) -> None:
     before = ended(server, "cancelled")
     call = stub.StreamEdit(long_edit())

@@ -372,7 +372,7 @@ class EditEvent(_message.Message):
     RESULT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def queued(self) -> Global___Queued:
-        """First event: the edit is accepted."""
+        """First event: the edit is accepted. Again whenever it has moved up in the queue."""
 
     @_builtins.property
     def step(self) -> Global___Step:

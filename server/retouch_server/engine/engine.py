@@ -116,6 +116,11 @@ class Engine:
             self._changed.notify()
         return ahead
 
+    def place(self, edit: Edit) -> int | None:
+        """How many edits are ahead of this one in the queue; None if it does not wait there."""
+        with self._changed:
+            return self._queue.index(edit) if edit in self._queue else None
+
     def stop(self, timeout: float | None = None) -> bool:
         """Take no more edits, finish those taken, and end the thread. False if it has not within `timeout` seconds."""
         with self._changed:
