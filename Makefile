@@ -19,7 +19,10 @@ proto: $(READY)  ## regenerate the committed code from the contract
 	scripts/proto
 
 bench: $(READY)  ## measure, as ratios in one run; results go to bench/LOG.md by hand
-	$(VENV)/bin/python bench/engine.py
+	$(VENV)/bin/python -m bench.engine
+	$(VENV)/bin/python -m bench.compare
+	$(VENV)/bin/python -m bench.switches
+	$(VENV)/bin/python -m bench.policy
 
 clean:  ## remove what the other targets made
 	rm -rf $(VENV) .retouch

@@ -89,6 +89,7 @@ def set_attention(denoiser: Any, backend: str) -> None:
 
 def compile_denoiser(denoiser: Any) -> None:
     """Have torch compile the denoiser's repeated blocks, or all of it, at its first call of each shape."""
-    repeated = getattr(denoiser, "_repeated_blocks", None)
+    blocks = {type(module).__name__ for module in denoiser.modules()}
+    repeated = blocks & set(getattr(denoiser, "_repeated_blocks", None) or ())
     compile_ = denoiser.compile_repeated_blocks if repeated else denoiser.compile
     compile_(dynamic=False, recompile_limit=COMPILED_SHAPES)

@@ -20,13 +20,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from retouch_server import tuning
-from retouch_server.catalog import Lora, ModelEntry
+from retouch_server.catalog import POCKET, Lora, ModelEntry
 from retouch_server.checkpoint import LoadError
 from retouch_server.engine.standins import Alone
 from retouch_server.loading import load
 from retouch_server.models import Model
 from tests.server.conftest import Folder, Load
-from tests.server.test_equality import EDITS
+from tests.server.test_equality import EDITS, TOLERANCE
 
 
 def adapter(module: nn.Module, prefix: str, layer: str, seed: int = 0) -> dict[str, Tensor]:
@@ -186,6 +186,17 @@ def test_a_compiled_denoiser_from_a_thread_that_is_not_the_main_one(
     thread.start()
     thread.join()
     torch.testing.assert_close(results[0], edited(tiny_model("kontext")), rtol=0, atol=1e-5)
+
+
+def test_a_unet_without_blocks_that_repeat_is_compiled_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """pocket's has none of those that its class names. Traced here, not compiled: that takes half a minute."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    model = load(POCKET.model_copy(update={"compile": True}), "cpu")
+    assert model.denoiser._compiled_call_impl is not None
+    with torch.inference_mode():
+        assert (edited(model) - edited(load(POCKET, "cpu"))).abs().max() <= TOLERANCE
 
 
 def test_more_shapes_than_torch_would_compile_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -96,6 +96,8 @@ def mix(copies: list[Tensor], output: Tensor) -> Tensor:
     return image + mixed.reshape(image.shape) + offset
 
 
+# torch 2.13 fails to compile it: https://github.com/pytorch/pytorch/issues/187337
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def smooth(latents: Tensor) -> Tensor:
     """[B, 12, h, w] blurred, with a Gaussian of 3 pixels."""
     return functional.pixel_unshuffle(gaussian(functional.pixel_shuffle(latents, 2), 3.0), 2)
