@@ -130,6 +130,8 @@ class Server:
             on_death=self._died,
             name=f"engine {entry.id}",
         )
+        most = sharing.max_tokens or "any number of"
+        log.info("model %s: forwards are shared up to %s tokens", entry.id, most)
         self._metrics.watch(model, engine)
         engine.start()
         return engine

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 from torch import Tensor
@@ -27,6 +28,7 @@ class Events:
         self._queue: asyncio.Queue[pb.EditEvent | None] = asyncio.Queue()
         self._drawing: set[asyncio.Task[None]] = set()
         self._begun: dict[int, int] = {}
+        self._one_at_a_time: defaultdict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     def on_step(self, image: int, done: int, total: int) -> None:
         """From the engine's thread: a step of an image is done."""
@@ -46,7 +48,8 @@ class Events:
 
     async def _draw(self, draw: Draw, image: int, number: int, latents: Tensor) -> None:
         try:
-            drawn = await draw(image, latents)
+            async with self._one_at_a_time[image]:  # in order
+                drawn = await draw(image, latents)
         except ValueError as error:  # a picture that nobody can draw is no reason to fail an edit
             log.warning("no preview: %s", error)
             return
@@ -69,10 +72,11 @@ class Events:
             yield _queued(ahead)
             while event := await self._queue.get():
                 yield event
-            # What is drawn by now comes before the result; what is not has missed its time.
+            # What is still being drawn comes before the result too.
+            await asyncio.gather(*self._drawing)
             while not self._queue.empty():
-                if late := self._queue.get_nowait():
-                    yield late
+                if event := self._queue.get_nowait():
+                    yield event
         finally:
             for task in (waiting, *self._drawing):
                 task.cancel()

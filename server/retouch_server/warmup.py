@@ -44,7 +44,7 @@ class _Recorder:
         watch(own.scheduler, self._keep)
         return own
 
-    def denoise(self, context: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def denoise(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         call = self._rows.bind(args, kwargs)
         self.call = self.call or call
         return self._real(**call.arguments)
@@ -82,10 +82,16 @@ def warm_up(model: Model, previewer: Previewer) -> Sharing:
                 call = _edit(model, rows, previewer, (width, height))
                 if entry.compile and not sizes:
                     sizes = tuple(n * call.rows for n in COUNTS if n * call.rows <= entry.max_rows)
-                for size in sizes if rows.known else ():
+                if entry.reuse and call.lead is None:
+                    raise LoadError(
+                        f"model {entry.id}: reuse: its denoiser's input is no one tensor"
+                    )
+                for size in () if call.alone else sizes:
                     _forward(model, rows, call, size)
                 if budget is None:
-                    budget = token_budget(_measure(model, rows, call))
+                    budget = _measured(model, rows, call)
+    except LoadError:
+        raise
     except Exception as error:
         words = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise LoadError(f"model {entry.id}: its first edit failed: {words}") from error
@@ -113,19 +119,31 @@ def _edit(model: Model, rows: Rows, previewer: Previewer, size: tuple[int, int])
     return recorder.call
 
 
-def _measure(model: Model, rows: Rows, call: Call) -> list[tuple[int, float]]:
-    """(tokens, seconds) of forwards that `call` shares with copies of itself: the least of a few rounds.
+def _measured(model: Model, rows: Rows, call: Call) -> int | None:
+    """The token budget, the larger of two measurements where the first says that sharing never pays.
 
-    Nothing where the time does not suffice for a round after the first, which is slow.
+    A machine that was busy for a moment may say so too, and it would hold until the next start.
     """
-    sizes = [n * call.rows for n in COUNTS if n * call.rows <= model.entry.max_rows and rows.known]
+    budget = token_budget(_measure(model, rows, call))
+    if budget is not None and budget < 2 * call.rows * call.tokens:
+        again = token_budget(_measure(model, rows, call))
+        budget = None if again is None else max(budget, again)
+    return budget
+
+
+def _measure(model: Model, rows: Rows, call: Call) -> list[tuple[int, float]]:
+    """(tokens, seconds) of forwards that `call` shares with copies of itself, two such at least: the least of a few.
+
+    Nothing where it can share none.
+    """
+    sizes = [n * call.rows for n in COUNTS if n * call.rows <= model.entry.max_rows]
     started, least = time.monotonic(), dict[int, float]()
-    for size in sizes:
-        _forward(model, rows, call, size)
-    for _ in range(ROUNDS):
-        if time.monotonic() - started > CALIBRATION_SECONDS:
-            break
-        for size in sizes:
+    for round_ in range(ROUNDS):
+        for size in () if call.alone else sizes:
+            if len(least) > 1 and time.monotonic() - started > CALIBRATION_SECONDS:
+                break
+            if not round_:
+                _forward(model, rows, call, size)  # the first of a size is slow
             seconds = _forward(model, rows, call, size)
             least[size] = min(seconds, least.get(size, seconds))
     return [(size * call.tokens, seconds) for size, seconds in least.items()]
@@ -147,7 +165,7 @@ def token_budget(points: Sequence[tuple[int, float]]) -> int | None:
     A forward of N tokens takes about a + bN seconds; per token it comes within `WORTHWHILE` of b at N = a/b/WORTHWHILE.
     None: the time does not grow with N, so all that can share should.
     """
-    if len(points) < 3:
+    if len(points) < 2:
         return None
     tokens = np.array([n for n, _ in points], dtype=np.float64)
     seconds = np.array([s for _, s in points], dtype=np.float64)

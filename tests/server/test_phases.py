@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import time
+import weakref
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -126,19 +128,80 @@ def test_a_cancelled_edit_leaves_between_its_encodings(
     model = tiny_model("instruct")
     log = Log(model, monkeypatch)
     leaving = Edit(model.run(EDITS[0]))
+    cls = type(model.pipelines[model.family.edit])
+    encode = cls._encode_prompt
 
-    def encode(*args: Any) -> Any:
+    def then_leave(*args: Any, **kwargs: Any) -> Any:
         leaving.future.cancel()
-        return work(*args)
+        return encode(*args, **kwargs)
 
-    pipe = model.pipelines[model.family.edit]
-    work = type(pipe)._encode_prompt.__get__(pipe)
-    monkeypatch.setattr(type(pipe), "_encode_prompt", lambda self, *args: encode(*args))
+    monkeypatch.setattr(cls, "_encode_prompt", then_leave)
     engine = Engine(model.denoiser)
     run(engine, [leaving])
-    engine.step()
+    assert leaving.future.cancelled()
+    assert "prompt" in log.done
     assert "image" not in log.done
     assert engine.running == 0
+
+
+def test_who_leaves_while_others_encode_is_gone_before_the_next_forward() -> None:
+    rows, done = list[int](), list[str]()
+    engine = Engine(
+        type("UNet2DConditionModel", (Doubling,), {})(), on_forward=lambda n, _: rows.append(n)
+    )
+    edits = [Edit(phased(name, 3, done)) for name in "abc"]
+
+    def leave() -> None:
+        edits[0].future.cancel()
+
+    edits.append(Edit(phased("d", 3, done, during=leave)))
+    run(engine, edits)
+    assert edits[0].future.cancelled()
+    assert set(rows) == {3}
+
+
+def test_edits_that_fail_at_once_do_not_hold_up_one_that_is_ready() -> None:
+    def failing(host: Any) -> Tensor:
+        def encode() -> None:
+            raise ValueError
+
+        host.phase("image", encode)
+        return torch.zeros(1)
+
+    done = list[str]()
+    engine = Engine(type("UNet2DConditionModel", (Doubling,), {})(), slots=2, queue_size=100)
+    with torch.inference_mode():
+        engine.submit([Edit(phased("a", 1, done)), *(Edit(failing) for _ in range(50))])
+        engine.step()
+    assert "a 1" in done
+    assert engine.queued > 30
+
+
+@pytest.mark.parametrize("name", ["instruct", "diffusion", "kontext", "qwen-plus"])
+def test_an_ended_edit_leaves_nothing_to_the_garbage_collector(tiny_model: Load, name: str) -> None:
+    """An engine's edits would pile up on the device, whose want of memory wakes no collector."""
+    model = tiny_model(name)
+    engine = Engine(model.denoiser, reuse=0.05, cache_bytes=2**20)
+
+    def one(seed: int, cancelled: bool) -> list[weakref.ref[Any]]:
+        edit = Edit(model.run(replace(EDITS[0], seed=seed)))
+        if cancelled:
+            edit.on_step = lambda done, total: (edit.future.cancel(), None)[1]
+        run(engine, [edit])
+        with torch.inference_mode():
+            engine.step()
+        assert edit.latents is not None
+        edit.on_step = lambda done, total: None
+        return [weakref.ref(edit), weakref.ref(edit.latents)]
+
+    one(0, cancelled=False)
+    gc.collect()
+    gc.disable()
+    try:
+        ended = [*one(1, cancelled=False), *one(2, cancelled=True)]
+        assert [ref() for ref in ended] == [None] * 4
+    finally:
+        gc.enable()
 
 
 def test_a_stand_in_passes_for_the_part(tiny_model: Load) -> None:
@@ -153,15 +216,24 @@ def test_a_stand_in_passes_for_the_part(tiny_model: Load) -> None:
     # SDXL's pipelines move the VAE to float32 and back around a call, on weights that others use.
     assert own.vae.to(dtype=torch.float64) is own.vae
     assert pipe.vae.dtype == torch.float32
+    own.unet._reset_stateful_cache()
+    assert "_reset_stateful_cache" not in vars(pipe.unet)
     assert own.scheduler is not pipe.scheduler
     assert vars(pipe)["vae"] is pipe.vae
 
 
-def phased(name: str, steps: int, done: list[str], seconds: float = 0.0) -> Any:
+def phased(
+    name: str,
+    steps: int,
+    done: list[str],
+    seconds: float = 0.0,
+    during: Callable[[], None] = lambda: None,
+) -> Any:
     """A pipeline of a few lines: encode (which takes `seconds`), denoise, decode, writing down what it did."""
 
     def encode() -> None:
         time.sleep(seconds)
+        during()
         done.append(f"{name} encodes")
 
     def pipeline(host: Host) -> Tensor:
@@ -207,3 +279,38 @@ def test_long_encodings_delay_an_edit_under_way_by_one_per_step() -> None:
     assert len(others) == 3
     for one, next_one in pairwise(others):
         assert any(done[i].startswith("a ") for i in range(one, next_one))
+
+
+def test_a_phase_within_a_phase_has_its_turn_already() -> None:
+    def pipeline(host: Any) -> Tensor:
+        result: Tensor = host.phase("prompt", lambda: host.phase("image", lambda: torch.ones(1)))
+        return result
+
+    edit, turns = Edit(pipeline), list[str | None]()
+    coroutine = Coroutine(edit, None, Rows(Doubling()), Encodings(100))
+    while coroutine.turn:
+        turns.append(coroutine.turn)
+        result = coroutine.resume()
+    assert turns == ["start", "prompt"]
+    assert result.item() == 1
+
+
+def test_encodings_of_one_part_are_not_anothers() -> None:
+    class One:
+        value = 1.0
+
+        def encode(self, photo: int) -> Tensor:
+            return torch.full((1,), self.value)
+
+    class Two(One):
+        value = 2.0
+
+    def pipeline(host: Any) -> Tensor:
+        result: Tensor = host.phase("image", One().encode, 7) + 10 * host.phase(
+            "image", Two().encode, 7
+        )
+        return result
+
+    edit = Edit(pipeline)
+    run(Engine(Doubling(), cache_bytes=100), [edit])
+    assert edit.future.result().item() == 21

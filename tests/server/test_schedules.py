@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from retouch_server.engine.edit import DeadlinePassed, Edit, EngineStopped, Host, QueueFull
+from retouch_server.engine.edit import DeadlinePassed, Edit, EngineStopped, QueueFull
 from retouch_server.engine.engine import Engine
 
 
@@ -25,6 +25,8 @@ class Plan:
     leaves: int | None
     fails: int | None
     late: bool
+    photo: int
+    breaks: str | None
 
 
 plans = st.builds(
@@ -35,6 +37,8 @@ plans = st.builds(
     leaves=st.none() | st.integers(0, 15),
     fails=st.none() | st.integers(0, 5),
     late=st.booleans(),
+    photo=st.integers(0, 2),
+    breaks=st.sampled_from([None, None, None, "encode", "decode"]),
 )
 
 
@@ -54,24 +58,56 @@ class UNet2DConditionModel:
         return self.forward(sample, 0)
 
 
+class Encoder:
+    """Encodes a photo as its number, in a tensor that its caller may write into."""
+
+    def encode(self, photo: int, breaks: bool) -> Tensor:
+        if breaks:
+            raise OddError
+        return torch.full((1,), float(photo))
+
+
 def run_of(plan: Plan, start: float) -> Any:
-    def run(host: Host) -> Tensor:
-        value = torch.full((1, plan.width), start)
+    def run(host: Any) -> Tensor:
+        encoded: Tensor = host.phase("image", Encoder().encode, plan.photo, plan.breaks == "encode")
+        value: Tensor = torch.full((1, plan.width), start) + encoded
+        encoded.add_(100)
         for step in range(plan.steps):
             asked = -value - 1 if step == plan.fails else value
             value = host.denoiser(asked, step)
             host.on_step(step + 1, plan.steps)
-        return value
+        decoded: Tensor = host.phase("decode", Encoder().encode, 0, plan.breaks == "decode")
+        return value + decoded
 
     return run
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.lists(plans, min_size=1, max_size=14), st.integers(1, 4), st.integers(1, 5))
+@given(
+    st.lists(plans, min_size=1, max_size=14),
+    st.integers(1, 4),
+    st.integers(1, 5),
+    st.sampled_from([None, 1, 3]),
+    st.sampled_from([(), (2, 4), (6,)]),
+    st.sampled_from([0, 4, 1000]),
+)
 def test_every_edit_is_answered_once_and_rightly(
-    schedule: list[Plan], slots: int, max_rows: int
+    schedule: list[Plan],
+    slots: int,
+    max_rows: int,
+    max_tokens: int | None,
+    sizes: tuple[int, ...],
+    cache_bytes: int,
 ) -> None:
-    engine = Engine(UNet2DConditionModel(), slots=slots, max_rows=max_rows, queue_size=6)
+    engine = Engine(
+        UNet2DConditionModel(),
+        slots=slots,
+        max_rows=max_rows,
+        max_tokens=max_tokens,
+        sizes=sizes,
+        queue_size=6,
+        cache_bytes=cache_bytes,
+    )
     edits: dict[int, Edit] = {}
     answers: dict[int, int] = {}
     refused = set[int]()
@@ -112,12 +148,19 @@ def check(plan: Plan, edit: Edit, start: float) -> None:
     error = edit.future.exception()
     if plan.late:
         assert isinstance(error, DeadlinePassed)
+    elif plan.breaks == "encode":
+        assert isinstance(error, OddError)
+        assert edit.steps == 0
     elif plan.fails is not None and plan.fails < plan.steps:
         assert isinstance(error, OddError)
         assert edit.steps == plan.fails
+    elif plan.breaks == "decode":
+        assert isinstance(error, OddError)
+        assert edit.steps == plan.steps
     else:
         assert error is None
-        assert torch.equal(edit.future.result(), torch.full((1, plan.width), start + plan.steps))
+        expected = torch.full((1, plan.width), start + plan.photo + plan.steps)
+        assert torch.equal(edit.future.result(), expected)
         assert edit.steps == plan.steps
 
 

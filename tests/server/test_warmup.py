@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,16 +10,10 @@ from hypothesis import strategies as st
 
 from retouch_server import warmup
 from retouch_server.loading import LoadError
-from retouch_server.models import Model
 from retouch_server.previews import Previewer
 from retouch_server.warmup import COUNTS, Sharing, token_budget, warm_up
 from tests.server.conftest import Load
-from tests.server.test_sharing import sizes_of_forwards
-
-
-def told(model: Model, **changes: Any) -> Model:
-    """The model with another word from the catalogue."""
-    return replace(model, entry=model.entry.model_copy(update=changes))
+from tests.server.test_sharing import sizes_of_forwards, told
 
 
 @given(st.floats(1e-4, 1.0), st.floats(1e-7, 1e-3), st.integers(1, 10_000))
@@ -37,7 +30,7 @@ def test_what_costs_nothing_to_share_has_no_budget() -> None:
 
 def test_too_few_points_tell_nothing() -> None:
     assert token_budget([]) is None
-    assert token_budget([(1, 1.0), (2, 2.0)]) is None
+    assert token_budget([(1, 1.0)]) is None
 
 
 def test_where_sharing_saves_nothing_calls_take_turns() -> None:
@@ -80,6 +73,26 @@ def test_compiled_models_have_fixed_sizes_without_being_told(tiny_model: Load) -
 def test_deterministic_models_have_one_size(tiny_model: Load) -> None:
     model = told(tiny_model("instruct"), deterministic=True, max_tokens=1, max_rows=9)
     assert warm_up(model, Previewer()).sizes == (9,)
+
+
+def test_a_slow_model_is_measured_too(tiny_model: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With two sizes at least: it is the one for which sharing may not pay."""
+    monkeypatch.setattr(warmup, "CALIBRATION_SECONDS", 0.0)
+    monkeypatch.setattr(warmup, "_forward", lambda model, rows, call, size: size / 100)
+    assert warm_up(tiny_model("instruct"), Previewer()).max_tokens == 1
+
+
+def test_a_machine_that_was_busy_for_a_moment_is_measured_again(
+    tiny_model: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = iter([[(1, 1.0), (8, 8.0)], [(10, 1.0), (80, 1.7)]])
+    monkeypatch.setattr(warmup, "_measure", lambda *_: next(measured))
+    assert warm_up(tiny_model("instruct"), Previewer()).max_tokens == pytest.approx(900, abs=2)
+
+
+def test_reuse_needs_latents_in_one_tensor(tiny_model: Load) -> None:
+    with pytest.raises(LoadError, match="model z-image: reuse: "):
+        warm_up(told(tiny_model("z-image"), reuse=0.1), Previewer())
 
 
 def test_a_model_that_cannot_do_an_edit_is_not_served(

@@ -58,12 +58,15 @@ class Policy:
 
     max_rows:   rows per forward.
     max_tokens: tokens (rows x tokens per row) per forward; None: unknown, so only `max_rows` limits.
+    least_rows: rows that every forward is filled up to: as many go together whatever their tokens.
 
     A single call beyond either still goes, alone.
     """
 
-    def __init__(self, *, max_rows: int, max_tokens: int | None = None) -> None:
-        self.max_rows, self.max_tokens = max_rows, max_tokens
+    def __init__(
+        self, *, max_rows: int, max_tokens: int | None = None, least_rows: int = 1
+    ) -> None:
+        self.max_rows, self.max_tokens, self.least_rows = max_rows, max_tokens, least_rows
         self.forwards = 0
         self._credits: dict[Hashable, float] = {}
 
@@ -107,8 +110,11 @@ class Policy:
 
     def _fits(self, calls: Sequence[C]) -> bool:
         """Whether the calls fit one forward."""
-        return sum(call.rows for call in calls) <= self.max_rows and (
-            self.max_tokens is None or sum(map(_size, calls)) <= self.max_tokens
+        rows = sum(call.rows for call in calls)
+        return rows <= self.max_rows and (
+            self.max_tokens is None
+            or rows <= self.least_rows
+            or sum(map(_size, calls)) <= self.max_tokens
         )
 
     def _fill(self, calls: Sequence[C]) -> list[C]:

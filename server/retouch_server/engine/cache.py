@@ -40,7 +40,10 @@ class Encodings:
         while self.bytes + size > self.capacity:
             _, (_, freed) = self._held.popitem(last=False)
             self.bytes -= freed
-        self._held[key] = (copy.deepcopy(value), size)
+        try:
+            self._held[key] = (copy.deepcopy(value), size)
+        except torch.OutOfMemoryError:
+            return  # the edit has what it needs
         self.bytes += size
 
 

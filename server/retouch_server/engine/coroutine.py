@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from .rows import Call, Rows
 
+START = "start"
 CACHED = frozenset({"prompt", "image"})
 
 OnLookup = Callable[[str, bool], None]
@@ -33,7 +34,7 @@ class Coroutine:
     """A started edit, and the host of its pipeline (`edit.Host`).
 
     call:  the denoiser call that it waits for, or None.
-    turn:  the encoding or decoding that it waits to do (prompt, image or decode), or None.
+    turn:  what it waits to do alone (start, prompt, image or decode), or None.
 
     Both are None once it has ended.
 
@@ -51,11 +52,13 @@ class Coroutine:
     ) -> None:
         self.edit = edit
         self.call: Call | None = None
-        self.turn: str | None = None
-        self.denoiser = Denoiser(denoiser, self)
+        self.turn: str | None = START
+        self.denoiser: Any = Denoiser(denoiser, self)
         self._rows, self._encodings, self._on_lookup = rows, encodings, on_lookup
         self._reuse = reuse
+        self._copies: list[Any] = []
         self._working = False
+        self._calls = 0
         self.clean: Tensor | None = None
         self._greenlet = greenlet(edit.run)
         self._first: tuple[Any, ...] = (self,)
@@ -87,22 +90,33 @@ class Coroutine:
         """The edit's own copy of `pipe`, whose component `denoiser` is the one that the engine batches."""
         own = own_copy(pipe, denoiser, self)
         watch(own.scheduler, self._on_clean)
+        self._copies.append(own)
         return own
 
-    def denoise(self, context: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def close(self) -> None:
+        """Undo the circle of references with its pipeline: their tensors would wait for the garbage collector."""
+        for own in self._copies:
+            vars(own.scheduler).pop("step", None)
+            vars(own).clear()
+        self._copies.clear()
+        self.denoiser = None
+        self._first = ()
+
+    def denoise(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The engine's answer to one denoiser call, or the edit's own last one; called in the pipeline."""
         self.edit.denoising_at = self.edit.denoising_at or time.monotonic()
         call = self._rows.bind(args, kwargs)
         call.remaining = max(1, self.edit.total - self.edit.steps)
+        which, self._calls = self._calls, self._calls + 1
         if self._reuse is None or call.lead is None:
             return self._wait(call)
-        guess = self._reuse.guess(context, call.lead) if call.remaining > 1 else None
+        guess = self._reuse.guess(which, call.lead) if call.remaining > 1 else None
         if guess is not None:
             self.edit.reused += 1
             return (guess,)
         answer = self._wait(call)
         if isinstance(answer, tuple):
-            self._reuse.learn(context, call.lead, answer[0])
+            self._reuse.learn(which, call.lead, answer[0])
         return answer
 
     def phase(self, name: str, work: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -110,7 +124,7 @@ class Coroutine:
         if self._working:  # a part of what has its turn already
             return work(*args, **kwargs)
         key = None
-        if name in CACHED:
+        if name in CACHED and self._encodings.capacity:
             whose = type(getattr(work, "__self__", None)).__qualname__
             key = fingerprint(whose, work.__name__, args, kwargs)
         found = self._encodings.get(key)
@@ -132,6 +146,7 @@ class Coroutine:
     def on_step(self, done: int, total: int) -> None:
         """Called by the pipeline after each denoising step."""
         self.edit.steps, self.edit.total = done, total
+        self._calls = 0
         self.edit.denoised_at = time.monotonic()
         self.edit.on_step(done, total)
         if self.clean is not None and self.edit.preview_due:

@@ -21,6 +21,9 @@ from .rows import Call, Rows
 
 log = logging.getLogger(__name__)
 
+# Of an edit, about. More of them before a forward are those of edits that fail at once, one after another.
+TURNS = 4
+
 OnForward = Callable[[int, float], None]
 """Called on the engine thread after each forward, with (rows, seconds)."""
 
@@ -60,7 +63,9 @@ class Engine:
         name: str = "engine",
     ) -> None:
         self.slots, self.max_tokens, self.queue_size = slots, max_tokens, queue_size
-        self._policy = Policy(max_rows=max_rows, max_tokens=max_tokens)
+        self._policy = Policy(
+            max_rows=max_rows, max_tokens=max_tokens, least_rows=min(sizes, default=1)
+        )
         self._sizes, self._reuse, self._device = sorted(sizes), reuse, torch.device(device)
         self._denoiser, self._rows = denoiser, Rows(denoiser, exact)
         self._on_forward, self._on_lookup, self._on_death = on_forward, on_lookup, on_death
@@ -153,7 +158,7 @@ class Engine:
                 self._advance(coroutine, why)
 
     def _admit(self) -> None:
-        """Start queued edits, up to their first encoding."""
+        """Give free slots to queued edits, first come, first served; each waits for its turn to start."""
         while self._queue and self.running < self.slots:
             with self._changed:
                 coroutine = Coroutine(
@@ -166,20 +171,21 @@ class Engine:
                 )
                 self._running.append(coroutine)
             coroutine.edit.started_at = time.monotonic()
-            self._advance(coroutine, None)
 
     def _take_turns(self) -> None:
-        """Encodings and decodings, oldest edit first, each alone: those that may go before the next forward."""
+        """What edits do alone, oldest edit first: start, encode, decode; as much as may go before the next forward."""
         started = time.monotonic()
-        while waiting := [coroutine for coroutine in self._running if coroutine.turn]:
-            if not phase_allowed(
-                stepping=any(c.call and c.edit.steps for c in self._running),
+        for _ in range(TURNS * self.slots):
+            coroutine = next((each for each in self._running if each.turn), None)
+            if coroutine is None or not phase_allowed(
+                stepping=any(each.call and each.edit.steps for each in self._running),
                 spent=time.monotonic() - started,
                 last_forward=self._forward_seconds,
             ):
                 return
-            self._advance(waiting[0], waiting[0].edit.unwanted)
+            self._advance(coroutine, None)
             self._synchronize()
+            self._drop_unwanted()
             self._admit()
 
     def _forward(self, batch: Sequence[Call]) -> list[Any]:
@@ -196,8 +202,6 @@ class Engine:
             answers = self._rows.split(output, filled)[: len(batch)]
             self._synchronize()
             self._forward_seconds = time.monotonic() - started
-            self._on_forward(sum(call.rows for call in batch), self._forward_seconds)
-            return answers
         except torch.AcceleratorError:
             raise  # the device is lost for this process: let the engine die, and the supervisor start anew
         except Exception as error:
@@ -206,6 +210,9 @@ class Engine:
             log.warning(
                 "a forward of %d edits failed, each runs alone: %s", len(batch), repr(error)
             )
+        else:
+            self._on_forward(sum(call.rows for call in batch), self._forward_seconds)
+            return answers
         # Out here, where the error's traceback no longer holds the failed forward's memory.
         return [answer for call in batch for answer in self._forward([call])]
 
@@ -215,7 +222,9 @@ class Engine:
             torch.accelerator.synchronize(self._device)
 
     def _fillers(self, batch: Sequence[Call]) -> list[Call]:
-        """What fills a forward up to a fixed size."""
+        """What fills a forward up to a fixed size, where it has rows that can be told."""
+        if batch[0].alone:
+            return []
         rows = sum(call.rows for call in batch)
         size = next((size for size in self._sizes if size >= rows), rows)
         return [self._rows.filler(batch[-1], size - rows)] if size > rows else []
@@ -239,6 +248,7 @@ class Engine:
         if coroutine.call or coroutine.turn:
             return
         coroutine.edit.latents = coroutine.clean
+        coroutine.close()
         self._running.remove(coroutine)
         self._end(coroutine.edit, result)
 

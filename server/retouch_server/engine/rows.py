@@ -27,7 +27,8 @@ from .tables import MASKING, TABLES
 class Call:
     """One denoiser call that waits: arguments bound to the forward's names, and what `batching` asks.
 
-    lead: the latents; None where no table says which argument they are.
+    lead: the latents, where they are one tensor; None too where no table says which argument they are.
+    alone: whether it can share a forward with no other.
     tokens: of one row, latents and text that attend to each other; a measure of its work.
     remaining: denoising steps that its edit has left, this one too, as far as is known.
     """
@@ -39,6 +40,7 @@ class Call:
     tokens: int = 1
     remaining: int = 1
     since: int = 0
+    alone: bool = False
 
 
 class Rows:
@@ -64,16 +66,11 @@ class Rows:
         # Position ids are the same tensor at every step of an edit: digest each once, not once a step.
         self._digests = WeakTensorKeyDictionary()
 
-    @property
-    def known(self) -> bool:
-        """Whether a table says what the denoiser's rows are, so that calls can share a forward."""
-        return self._table is not None
-
     def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
         """Name the arguments of one call and say which calls it can share a forward with."""
         bound = self._signature.bind(*args, **kwargs)
         if self._table is None:
-            return Call(_flatten(bound), key=object(), rows=1)
+            return Call(_flatten(bound), key=object(), rows=1, alone=True)
         bound.apply_defaults()
         arguments = dict(bound.arguments)
         lead = arguments[self._table.lead]
@@ -85,7 +82,7 @@ class Rows:
         tokens = sum(_tokens(arguments, picture) for picture in pictures)
         latents = lead if isinstance(lead, Tensor) else None
         if self._table.alone and arguments.get(self._table.alone) is not None:
-            return Call(arguments, object(), count, latents, tokens)
+            return Call(arguments, object(), count, latents, tokens, alone=True)
         key = tuple((name, self._kind(name, value)) for name, value in sorted(arguments.items()))
         return Call(arguments, key, count, latents, tokens)
 

@@ -16,8 +16,8 @@ from torch import Tensor
 class Turns(Protocol):
     """Who says when a shared part may work."""
 
-    def denoise(self, context: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Wait for the denoiser's answer to one call. `context` tells several calls of one step apart."""
+    def denoise(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Wait for the denoiser's answer to one call."""
 
     def phase(self, name: str, work: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Do `work` when its turn has come. `name`: prompt, image or decode."""
@@ -30,6 +30,8 @@ class _StandIn:
         self._part, self._turns = part, turns
 
     def __getattr__(self, name: str) -> Any:
+        if name == "_part":  # a copy that has nothing yet
+            raise AttributeError(name)
         return getattr(self._part, name)
 
     @property  # type: ignore[misc]
@@ -40,19 +42,13 @@ class _StandIn:
 class Denoiser(_StandIn):
     """Takes a denoiser's place: its call is the engine's."""
 
-    _context = ""
-
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self._turns.denoise(self._context, args, kwargs)
+        return self._turns.denoise(args, kwargs)
 
     @contextmanager
     def cache_context(self, name: str) -> Iterator[None]:
         """Pipelines open this around a call; caches kept in the model do not survive batching, so none is."""
-        self._context = name
-        try:
-            yield
-        finally:
-            self._context = ""
+        yield
 
     def _reset_stateful_cache(self) -> None:
         """Called when a pipeline ends: others are still under way in the same denoiser."""
