@@ -29,96 +29,70 @@ class Metrics:
     """All series of one server, in a registry of its own."""
 
     def __init__(self, model_ids: Sequence[str]) -> None:
-        self.registry = r = CollectorRegistry()
-        ProcessCollector(registry=r)
-        PlatformCollector(registry=r)
-        GCCollector(registry=r)
-        self.queued = Gauge("queued", "Edits waiting for a slot.", ["model"], PREFIX, registry=r)
-        self.running = Gauge("running", "Edits that hold a slot.", ["model"], PREFIX, registry=r)
-        self.slots = Gauge("slots", "Edits that can run at once.", ["model"], PREFIX, registry=r)
-        self.ready = Gauge(
-            "ready",
-            "1 when all models are loaded and the server is not draining.",
-            (),
-            PREFIX,
-            registry=r,
+        self.registry = CollectorRegistry()
+        for collector in (ProcessCollector, PlatformCollector, GCCollector):
+            collector(registry=self.registry)
+        self.ready = self._gauge(
+            "ready", "1 when all models are loaded and the server is not draining.", ()
         )
-        self.requests = Counter(
-            "requests",
-            "Calls answered, by method and gRPC status.",
-            ["method", "code"],
-            PREFIX,
-            registry=r,
+        self.requests = self._counter(
+            "requests", "Calls answered, by method and gRPC status.", ("method", "code")
         )
-        self.request_seconds = Histogram(
-            "request_seconds",
-            "Time from a call to its answer.",
-            ["method"],
-            PREFIX,
-            buckets=SECONDS,
-            registry=r,
+        self.request_seconds = self._histogram(
+            "request_seconds", "Time from a call to its answer.", SECONDS, ("method",)
         )
-        self.edits = Counter(
-            "edits",
-            "Images asked of a model, by how they ended.",
-            ["model", "outcome"],
-            PREFIX,
-            registry=r,
+        self._of_edits()
+        self._of_forwards()
+        self._of_models()
+        self._start_at_zero(model_ids)
+
+    def _of_edits(self) -> None:
+        self.queued = self._gauge("queued", "Edits waiting for a slot.")
+        self.running = self._gauge("running", "Edits that hold a slot.")
+        self.slots = self._gauge("slots", "Edits that can run at once.")
+        self.edits = self._counter(
+            "edits", "Images asked of a model, by how they ended.", ("model", "outcome")
         )
-        self.phase_seconds = Histogram(
-            "edit_phase_seconds", "Time of finished edits, by phase.", ["model", "phase"], PREFIX, buckets=SECONDS,
-            registry=r,
-        )  # fmt: skip
-        self.steps = Counter("steps", "Denoising steps done.", ["model"], PREFIX, registry=r)
-        self.reused = Counter(
-            "reused",
-            "Denoiser calls that an edit's own last answer stood in for.",
-            ["model"],
-            PREFIX,
-            registry=r,
+        self.phase_seconds = self._histogram(
+            "edit_phase_seconds", "Time of finished edits, by phase.", SECONDS, ("model", "phase")
         )
-        self.batch_rows = Histogram(
-            "batch_rows", "Rows per denoiser forward.", ["model"], PREFIX, buckets=ROWS, registry=r
+        self.steps = self._counter("steps", "Denoising steps done.")
+        self.reused = self._counter(
+            "reused", "Denoiser calls that an edit's own last answer stood in for."
         )
-        self.forward_seconds = Histogram(
-            "forward_seconds",
-            "Time per denoiser forward.",
-            ["model"],
-            PREFIX,
-            buckets=FORWARD_SECONDS,
-            registry=r,
-        )
-        self.lookups = Counter(
+        self.lookups = self._counter(
             "encoding_lookups",
             "Encodings that edits needed, by whether they were held.",
-            ["model", "kind", "result"],
-            PREFIX,
-            registry=r,
+            ("model", "kind", "result"),
         )
-        self.encoding_bytes = Gauge(
-            "encoding_bytes", "Bytes of the encodings held.", ["model"], PREFIX, registry=r
+        self.encoding_bytes = self._gauge("encoding_bytes", "Bytes of the encodings held.")
+
+    def _of_forwards(self) -> None:
+        self.batch_rows = self._histogram("batch_rows", "Rows per denoiser forward.", ROWS)
+        self.forward_seconds = self._histogram(
+            "forward_seconds", "Time per denoiser forward.", FORWARD_SECONDS
         )
-        self.max_tokens = Gauge(
-            "max_tokens",
-            "Tokens of the largest forward that is shared, 0 = no limit.",
-            ["model"],
-            PREFIX,
-            registry=r,
+        self.max_tokens = self._gauge(
+            "max_tokens", "Tokens of the largest forward that is shared, 0 = no limit."
         )
-        self.load_seconds = Gauge(
-            "model_load_seconds", "Time a model took to load.", ["model"], PREFIX, registry=r
+
+    def _of_models(self) -> None:
+        self.load_seconds = self._gauge("model_load_seconds", "Time a model took to load.")
+        self.parameters = self._gauge("model_parameters", "Parameters of a model.")
+        self.memory = self._gauge(
+            "model_memory_bytes", "Bytes of a model's parameters and buffers."
         )
-        self.parameters = Gauge(
-            "model_parameters", "Parameters of a model.", ["model"], PREFIX, registry=r
-        )
-        self.memory = Gauge(
-            "model_memory_bytes",
-            "Bytes of a model's parameters and buffers.",
-            ["model"],
-            PREFIX,
-            registry=r,
-        )
-        self._start_at_zero(model_ids)
+
+    def _gauge(self, name: str, words: str, labels: Sequence[str] = ("model",)) -> Gauge:
+        return Gauge(name, words, labels, PREFIX, registry=self.registry)
+
+    def _counter(self, name: str, words: str, labels: Sequence[str] = ("model",)) -> Counter:
+        return Counter(name, words, labels, PREFIX, registry=self.registry)
+
+    def _histogram(
+        self, name: str, words: str, buckets: Sequence[float], labels: Sequence[str] = ("model",)
+    ) -> Histogram:
+        return Histogram(name, words, labels, PREFIX, buckets=buckets, registry=self.registry)
 
     def _start_at_zero(self, model_ids: Sequence[str]) -> None:
         for method in METHODS:

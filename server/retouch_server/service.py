@@ -290,7 +290,7 @@ def _learn(previewer: Previewer, latents: Tensor | None, result: Tensor) -> None
         try:
             previewer.learn(latents, replies.to_pixels(result))
         except ValueError as error:
-            log.warning("nothing learned for previews: %s", error)
+            log.debug("nothing learned for previews: %s", error)
 
 
 def _late(remaining: float | None) -> bool:

@@ -51,7 +51,7 @@ class Events:
             async with self._one_at_a_time[image]:  # in order
                 drawn = await draw(image, latents)
         except ValueError as error:  # a picture that nobody can draw is no reason to fail an edit
-            log.warning("no preview: %s", error)
+            log.debug("no preview: %s", error)
             return
         preview = pb.Preview(image_index=image, preview_index=number, image=drawn)
         self._queue.put_nowait(pb.EditEvent(preview=preview))

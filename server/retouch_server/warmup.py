@@ -5,8 +5,8 @@ sharing a forward pays.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,9 +15,9 @@ from PIL import Image
 from torch import Tensor
 
 from . import images
+from .checkpoint import LoadError, one_line
 from .engine.rows import Call, Rows
 from .engine.standins import Denoiser, own_copy, watch
-from .loading import LoadError
 from .models import Inputs, Model
 from .previews import Previewer
 
@@ -68,33 +68,35 @@ class Sharing:
 
 
 def warm_up(model: Model, previewer: Previewer) -> Sharing:
-    """Run an edit of each size that the catalogue names, and forwards of each fixed size. Raises LoadError.
+    """Run an edit of each size that the catalogue names and by each pipeline, and forwards of each fixed size.
 
-    `previewer` learns from the edits.
+    `previewer` learns from the edits. Raises LoadError.
     """
-    entry = model.entry
-    rows = Rows(model.denoiser, entry.deterministic)
-    sizes = entry.fixed_sizes
-    budget = entry.max_tokens
     try:
         with torch.inference_mode():
-            for width, height in entry.warm_up or [_small(model)]:
-                call = _edit(model, rows, previewer, (width, height))
-                if entry.compile and not sizes:
-                    sizes = tuple(n * call.rows for n in COUNTS if n * call.rows <= entry.max_rows)
-                if entry.reuse and call.lead is None:
-                    raise LoadError(
-                        f"model {entry.id}: reuse: its denoiser's input is no one tensor"
-                    )
-                for size in () if call.alone else sizes:
-                    _forward(model, rows, call, size)
-                if budget is None:
-                    budget = _measured(model, rows, call)
-    except LoadError:
-        raise
+            return _warm_up(model, previewer)
     except Exception as error:
-        words = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        raise LoadError(f"model {entry.id}: its first edit failed: {words}") from error
+        words = f"its first edit failed: {type(error).__name__}: {one_line(error)}"
+        raise LoadError(f"model {model.entry.id}: {words}") from error
+
+
+def _warm_up(model: Model, previewer: Previewer) -> Sharing:
+    entry = model.entry
+    rows = Rows(model.denoiser, entry.deterministic)
+    sizes, budget = entry.fixed_sizes, entry.max_tokens
+    where = entry.warm_up or [_small(model)]
+    for way in _ways(model)[1:]:
+        _edit(model, rows, previewer, where[0], way)
+    for size in where:
+        call = _edit(model, rows, previewer, size, {})
+        if entry.reuse and call.lead is None:
+            raise ValueError("reuse: the latents that its denoiser takes are not one tensor")
+        if entry.compile and not sizes:
+            sizes = tuple(n * call.rows for n in COUNTS if n * call.rows <= entry.max_rows)
+        for count in () if call.alone else sizes:
+            _forward(model, rows, call, count)
+        if budget is None:
+            budget = _measured(model, rows, call)
     return Sharing(budget, sizes)
 
 
@@ -104,16 +106,33 @@ def _small(model: Model) -> tuple[int, int]:
     return images.output_size((side, side), None, model.family.multiple, model.entry.limits)
 
 
-def _edit(model: Model, rows: Rows, previewer: Previewer, size: tuple[int, int]) -> Call:
+def _ways(model: Model) -> list[dict[str, Any]]:
+    """What an edit must have for each of the model's pipelines to be used, the plain one's first."""
+    ways: list[dict[str, Any]] = [{}, {"mask": True}, {"strength": 0.5}]
+    names = [model.pipeline_name(mask="mask" in way, strength="strength" in way) for way in ways]
+    return [way for i, way in enumerate(ways) if names[i] not in names[:i]]
+
+
+def _edit(
+    model: Model,
+    rows: Rows,
+    previewer: Previewer,
+    size: tuple[int, int],
+    way: Mapping[str, Any],
+) -> Call:
     """The first denoiser call of an edit of a picture of coloured tiles."""
     tiles = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     picture = Image.fromarray(tiles).resize(size, Image.Resampling.BICUBIC)
-    recorder = _Recorder(model, rows)
     guidance = model.defaults.guidance_scale if model.takes_guidance else None
     inputs = Inputs("warm", picture, steps=STEPS, seed=0, guidance_scale=guidance)
-    result = model.run(inputs)(recorder)
+    if "mask" in way:
+        inputs = replace(inputs, mask=picture.convert("L").point(lambda grey: 255 * (grey > 127)))
+    recorder = _Recorder(model, rows)
+    result = model.run(replace(inputs, strength=way.get("strength")))(recorder)
     if recorder.call is None:
         raise RuntimeError("its pipeline did not call its denoiser")
+    if not result.isfinite().all():
+        raise RuntimeError("its result is not a number")
     if recorder.latents is not None:
         previewer.learn(recorder.latents, result[0].permute(1, 2, 0).numpy())
     return recorder.call

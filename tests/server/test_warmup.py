@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from retouch_server import warmup
 from retouch_server.loading import LoadError
+from retouch_server.models import Inputs, Model
 from retouch_server.previews import Previewer
 from retouch_server.warmup import COUNTS, Sharing, token_budget, warm_up
 from tests.server.conftest import Load
@@ -91,8 +92,32 @@ def test_a_machine_that_was_busy_for_a_moment_is_measured_again(
 
 
 def test_reuse_needs_latents_in_one_tensor(tiny_model: Load) -> None:
-    with pytest.raises(LoadError, match="model z-image: reuse: "):
+    with pytest.raises(LoadError, match=r"model z-image: .*reuse: "):
         warm_up(told(tiny_model("z-image"), reuse=0.1), Previewer())
+
+
+def test_a_model_whose_results_are_no_numbers_is_not_served(
+    tiny_model: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of weights that overflow in float16."""
+    model = tiny_model("instruct")
+    weights = model.denoiser.conv_in.weight
+    monkeypatch.setattr(weights, "data", weights.data * float("nan"))
+    with pytest.raises(LoadError, match="not a number"):
+        warm_up(model, Previewer())
+
+
+def test_every_pipeline_does_an_edit(tiny_model: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, used = tiny_model("diffusion"), set[str]()
+    run = Model.run
+
+    def watched(self: Model, inputs: Inputs) -> Any:
+        used.add(self.pipeline_name(mask=bool(inputs.mask), strength=inputs.strength is not None))
+        return run(self, inputs)
+
+    monkeypatch.setattr(Model, "run", watched)
+    warm_up(told(model, max_tokens=1), Previewer())
+    assert used == model.pipelines.keys()
 
 
 def test_a_model_that_cannot_do_an_edit_is_not_served(
