@@ -26,8 +26,10 @@ TRUSTED_LIBRARIES = frozenset({"diffusers", "transformers", "retouch_server.pock
 PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 SINGLE_FILES = (*PICKLES, ".safetensors", ".gguf")
 
-_MAX_HEADER = 100_000_000
+_MAX_HEADER = 100_000_000  # safetensors' own limit
 _LFS_POINTER = b"version "
+# Gone from transformers, but named by checkpoints of its time; diffusers reads it as the other.
+_RENAMED = {"CLIPFeatureExtractor": "CLIPImageProcessor"}
 
 
 class LoadError(Exception):
@@ -36,7 +38,7 @@ class LoadError(Exception):
 
 def one_line(error: Exception) -> str:
     """What an error of a library says, on a line of bearable length."""
-    return " ".join(str(error).split())[:300]
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def is_hub_id(source: str) -> bool:
@@ -81,23 +83,27 @@ class Component:
 def read_index(folder: Path) -> dict[str, Any]:
     """model_index.json of a folder. Raises LoadError."""
     path = folder / "model_index.json"
-    if not path.is_file():
+    if not _is_file(path):
         raise LoadError(f"{folder} has no model_index.json, so it is no diffusers folder")
     return _read_json(path)
 
 
 def classes(index: Mapping[str, Any]) -> dict[str, Any]:
     """The class of each part that a model_index.json names, none left out and none untrusted. Raises LoadError."""
-    parts = {
-        name: value
-        for name, value in index.items()
-        if not name.startswith("_") and isinstance(value, list) and len(value) == 2
-    }
-    return {
-        name: _class(name, library, cls)
-        for name, (library, cls) in parts.items()
-        if library is not None
-    }
+    found = {}
+    for name, value in index.items():
+        if name.startswith("_") or not isinstance(value, list):
+            continue
+        match value:  # a list of numbers is an option
+            case [None, _]:
+                pass
+            case [str(library), str(cls)]:
+                found[name] = _class(name, library, cls)
+            case _ if not all(isinstance(item, int | float) for item in value):
+                raise LoadError(
+                    f"its {name} is {value} in model_index.json, not a library and a class"
+                )
+    return found
 
 
 def read(folder: Path, parts: Mapping[str, Any]) -> dict[str, Component]:
@@ -122,7 +128,7 @@ def read_header(path: Path) -> list[Stored]:
             raise LoadError(
                 f"{path} is a Git LFS pointer: fetch the file itself with `git lfs pull`"
             )
-        if len(start) == 8 and length > max(_MAX_HEADER, size):
+        if len(start) == 8 and length > _MAX_HEADER:
             raise LoadError(f"{path} is not a safetensors file")
         text = file.read(length)
     if len(start) < 8 or len(text) < length:
@@ -135,7 +141,7 @@ def read_header(path: Path) -> list[Stored]:
             Stored(name, entry["dtype"], math.prod(entry["shape"]), end - entry["data_offsets"][0])
             for (name, entry), end in zip(header.items(), ends, strict=True)
         ]
-    except (ValueError, LookupError, TypeError, AttributeError):
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         raise LoadError(f"{path} is not a safetensors file: its header cannot be read") from None
     whole = 8 + length + max(ends, default=0)
     if size < whole:
@@ -144,19 +150,18 @@ def read_header(path: Path) -> list[Stored]:
 
 
 def _class(part: str, library: str, name: str) -> Any:
-    known = isinstance(library, str) and isinstance(name, str)
-    if not known or not (library in TRUSTED_LIBRARIES or hasattr(diffusers.pipelines, library)):
+    if library not in TRUSTED_LIBRARIES and not hasattr(diffusers.pipelines, library):
         raise LoadError(f"its {part} is of {library}, which is not trusted")
     module = getattr(diffusers.pipelines, library, None) or import_module(library)
-    cls = getattr(module, name, None)
-    if cls is None:
-        raise LoadError(f"its {part} is a {name}, which the installed {library} does not have")
+    cls = getattr(module, _RENAMED.get(name, name), None)
+    if not isinstance(cls, type):
+        raise LoadError(f"its {part} is a {name}, which is no class of the installed {library}")
     return cls
 
 
 def _component(folder: Path, cls: Any) -> Component:
     config = folder / "config.json"
-    if not config.is_file():
+    if not _is_file(config):
         raise LoadError(f"{config} is missing")
     tensors = [tensor for path in _weights(folder, cls) for tensor in read_header(path)]
     return Component(cls, _read_json(config), tensors)
@@ -164,13 +169,14 @@ def _component(folder: Path, cls: Any) -> Component:
 
 def _weights(folder: Path, cls: Any) -> list[Path]:
     """The safetensors files of one part, by the names that diffusers and transformers look for."""
-    ours = issubclass(cls, transformers.PreTrainedModel)
-    whole = folder / ("model.safetensors" if ours else "diffusion_pytorch_model.safetensors")
+    of_transformers = issubclass(cls, transformers.PreTrainedModel)
+    stem = "model" if of_transformers else "diffusion_pytorch_model"
+    whole = folder / f"{stem}.safetensors"
     index = folder / f"{whole.name}.index.json"
-    if whole.is_file():
-        return [whole]
-    if index.is_file():
-        return _shards(index)
+    # Where both are there, transformers reads the one file and diffusers the shards.
+    for path in (whole, index) if of_transformers else (index, whole):
+        if _is_file(path):
+            return [whole] if path == whole else _shards(index)
     found = sorted(path for path in folder.iterdir() if path.suffix in SINGLE_FILES)
     for path in found:
         if path.suffix in PICKLES:
@@ -186,11 +192,22 @@ def _shards(index: Path) -> list[Path]:
     names = content.get("weight_map")
     if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
         raise LoadError(f"{index} has no weight_map")
+    if not names:
+        raise LoadError(f"{index} has an empty weight_map")
     shards = [index.parent / name for name in sorted(set(names.values()))]
     for shard in shards:
-        if not shard.is_file():
+        if not _is_file(shard):
             raise LoadError(f"{shard} is missing; {index.name} names it")
     return shards
+
+
+def _is_file(path: Path) -> bool:
+    """Whether a file is there. Raises LoadError where something else stands in its place."""
+    if path.is_dir():
+        raise LoadError(f"{path} is a folder, not a file")
+    if path.is_symlink() and not path.exists():
+        raise LoadError(f"{path} is a link to {path.readlink()}, which is not there")
+    return path.is_file()
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -198,7 +215,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_bytes())
     except OSError as error:
         raise LoadError(f"cannot read {path}: {error.strerror}") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise LoadError(f"{path} is not JSON") from None
     if not isinstance(content, dict):
         raise LoadError(f"{path} is not a JSON object")

@@ -23,7 +23,8 @@ class Family:
     negative: the argument that must be above `cfg_above` for a negative prompt to act; None: it takes none. Where it
         is not `guidance`, the catalogue sets it.
     blank: the negative prompt of a request without one; guidance acts only against some.
-    prompt_bytes: of a prompt in UTF-8, most.
+    switch: an argument of the catalogue's without which guidance does not act: below 1, it is off. None: there is none.
+    prompt_tokens: of a prompt, most, where the pipeline fails on more; None: it cuts off what is too much.
     least_side, aspect: what the pipelines refuse: shorter sides in pixels, and longer to shorter side above it.
     """
 
@@ -40,7 +41,8 @@ class Family:
     negative: str | None = None
     cfg_above: float = 1.0
     blank: str | None = None
-    prompt_bytes: int = 16000
+    switch: str | None = None
+    prompt_tokens: int | None = None
     least_side: int = 1
     aspect: int = 8192
 
@@ -61,6 +63,10 @@ def _filling(edit: str, denoiser: str, multiple: int, negative: str | None = Non
         needs_mask=True,
         negative=negative,
     )
+
+
+def _instructed(edit: str) -> Family:
+    return Family(edit, "unet", 8, negative="guidance_scale", switch="image_guidance_scale")
 
 
 def _from_noise(stem: str, denoiser: str, multiple: int) -> Family:
@@ -87,13 +93,15 @@ _QWEN = replace(
 _Z_IMAGE = replace(
     _from_noise("ZImage", "transformer", 16), negative="guidance_scale", cfg_above=0.0
 )
-# The aspects of the Qwens for edits are those that Qwen2-VL's image processor takes.
+# Qwen2-VL's image processor takes aspects up to 200:1, of what QwenImageEdit makes of them: a megapixel, sides rounded
+# to 32. Of the model's 4096 positions, a picture's size takes up to 405, and its encoding up to 1675.
 _QWEN_EDIT = replace(
     _QWEN,
     edit="QwenImageEditPipeline",
     masked="QwenImageEditInpaintPipeline",
     strength="QwenImageEditInpaintPipeline",
-    aspect=200,
+    prompt_tokens=2000,
+    aspect=160,
 )
 # Klein's and Flux2's limits: flux2/image_processor.py, check_image_input.
 _KLEIN = Family(
@@ -110,16 +118,14 @@ _KLEIN = Family(
 
 # By the pipeline in a checkpoint's model_index.json.
 FAMILIES: Mapping[str, Family] = {
-    "StableDiffusionInstructPix2PixPipeline": Family(
-        "StableDiffusionInstructPix2PixPipeline", "unet", 8, negative="guidance_scale"
-    ),
+    "StableDiffusionInstructPix2PixPipeline": _instructed("StableDiffusionInstructPix2PixPipeline"),
     "StableDiffusionPipeline": _SD,
     "StableDiffusionImg2ImgPipeline": _SD,
     "StableDiffusionInpaintPipeline": _filling(
         "StableDiffusionInpaintPipeline", "unet", 8, negative="guidance_scale"
     ),
-    "StableDiffusionXLInstructPix2PixPipeline": Family(
-        "StableDiffusionXLInstructPix2PixPipeline", "unet", 8, negative="guidance_scale"
+    "StableDiffusionXLInstructPix2PixPipeline": _instructed(
+        "StableDiffusionXLInstructPix2PixPipeline"
     ),
     "StableDiffusionXLPipeline": _SDXL,
     "StableDiffusionXLImg2ImgPipeline": _SDXL,
@@ -155,18 +161,22 @@ FAMILIES: Mapping[str, Family] = {
     "QwenImageEditPipeline": _QWEN_EDIT,
     "QwenImageEditInpaintPipeline": _QWEN_EDIT,
     "QwenImageEditPlusPipeline": replace(
-        _QWEN_EDIT, edit="QwenImageEditPlusPipeline", masked=None, strength=None, images=3
+        _QWEN_EDIT,
+        edit="QwenImageEditPlusPipeline",
+        masked=None,
+        strength=None,
+        images=3,
+        aspect=200,
     ),
     "QwenImagePipeline": _QWEN,
     "QwenImageImg2ImgPipeline": _QWEN,
     "QwenImageInpaintPipeline": _QWEN,
-    # Its pipeline fails on prompts of more than 512 tokens, each of which is a byte or more.
     "LongCatImageEditPipeline": Family(
         "LongCatImageEditPipeline",
         "transformer",
         16,
         negative="guidance_scale",
-        prompt_bytes=512,
+        prompt_tokens=512,
         aspect=200,
     ),
     "ZImagePipeline": _Z_IMAGE,

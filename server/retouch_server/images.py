@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import sqrt
 from typing import Literal
@@ -111,10 +112,13 @@ def _apply_profile(image: Image.Image, profile: bytes) -> Image.Image:
     return converted
 
 
-def decode_mask(data: bytes, first: Image.Image, limits: InputLimits) -> Image.Image:
+def decode_mask(
+    data: bytes, first: Image.Image, limits: InputLimits, everything: bool = False
+) -> Image.Image:
     """Decode a mask for `first`, of the same size. Mode L: 255 = edit, 0 = keep.
 
-    With any alpha below 255 it is read by alpha, 0 = edit; otherwise by luminance, white = edit. Raises InvalidRequest.
+    With any alpha below 255 it is read by alpha, 0 = edit; otherwise by luminance, white = edit. Raises InvalidRequest,
+    unless `everything` is allowed also for one that selects all of it.
     """
     mask = decode(data, "mask", limits)
     if mask.size != first.size:
@@ -127,7 +131,7 @@ def decode_mask(data: bytes, first: Image.Image, limits: InputLimits) -> Image.I
     rule = "alpha 0 = edit" if by_alpha else "white = edit"
     if high == 0:
         raise _bad("mask", f"selects nothing; it was read by {rule}")
-    if low == 255:
+    if low == 255 and not everything:
         raise _bad(
             "mask", f"selects everything; it was read by {rule}. Leave it out to edit everywhere"
         )
@@ -156,41 +160,44 @@ def flatten(image: Image.Image) -> Image.Image:
 
 
 def output_size(
-    image: tuple[int, int], asked: tuple[int, int] | None, multiple: int, limits: Limits
+    image: tuple[int, int],
+    asked: tuple[int, int] | None,
+    multiple: int,
+    limits: Limits,
+    longest: int = MAX_SIDE,
 ) -> tuple[int, int]:
     """Width and height of the output, pixels.
 
-    `asked` must be within `limits` and in multiples of `multiple`, or InvalidRequest is raised. Without it, the
-    image's own size scaled into the limits, aspect kept, rounded to multiples.
+    `asked` must be within `limits`, its sides multiples of `multiple` up to `longest`, or InvalidRequest is raised.
+    Without it, what may be asked for and is nearest to the image's own size scaled into all that, aspect kept.
     """
     if asked:
-        _check_size(asked, multiple, limits)
+        _check_size(asked, multiple, limits, longest)
         return asked
     area = image[0] * image[1]
     scale = sqrt(min(max(area, limits.min_pixels), limits.max_pixels) / area)
-    longest = MAX_SIDE // multiple * multiple
-    width, height = (
-        min(longest, max(multiple, round(side * scale / multiple) * multiple)) for side in image
+    width, height = (side * min(scale, longest / max(image)) for side in image)
+    best = (
+        (each, min(max(round(height / multiple) * multiple, heights[0]), heights[-1]))
+        for each, heights in sizes(multiple, limits, longest)
     )
-    # Rounding may leave the limits: lengthen the shorter side, then shorten the longer. The upper limit always holds.
-    while width * height < limits.min_pixels:
-        width, height = (
-            (width + multiple, height) if width <= height else (width, height + multiple)
-        )
-    while width * height > limits.max_pixels and max(width, height) > multiple:
-        width, height = (
-            (width - multiple, height) if width >= height else (width, height - multiple)
-        )
-    return width, height
+    return min(best, key=lambda size: abs(size[0] - width) + abs(size[1] - height))
 
 
-def _check_size(asked: tuple[int, int], multiple: int, limits: Limits) -> None:
+def sizes(multiple: int, limits: Limits, longest: int) -> Iterator[tuple[int, range]]:
+    """Each width that an output may have, with the heights that go with it."""
+    for width in range(multiple, longest + 1, multiple):
+        least = max(1, -(-limits.min_pixels // (width * multiple)))
+        most = min(longest // multiple, limits.max_pixels // (width * multiple))
+        if heights := range(least * multiple, most * multiple + 1, multiple):
+            yield width, heights
+
+
+def _check_size(asked: tuple[int, int], multiple: int, limits: Limits, longest: int) -> None:
     wrong = [
-        Violation(
-            f"size.{name}", f"must be a multiple of {multiple} from {multiple} up, not {side}"
-        )
+        Violation(f"size.{name}", f"must be a multiple of {multiple} up to {longest}, not {side}")
         for name, side in zip(("width", "height"), asked, strict=True)
-        if side < multiple or side % multiple
+        if side < multiple or side > longest or side % multiple
     ]
     if not wrong and not limits.min_pixels <= asked[0] * asked[1] <= limits.max_pixels:
         allowed = f"{limits.min_pixels} to {limits.max_pixels} pixels"

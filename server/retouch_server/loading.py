@@ -13,12 +13,14 @@ from typing import Any
 import diffusers
 import torch
 import transformers
+from diffusers.pipelines import pipeline_loading_utils
 
-from . import checkpoint, memory, prompts
+from . import calls, checkpoint, images, memory, prompts
 from .catalog import ModelEntry
 from .checkpoint import SINGLE_FILES, Component, LoadError
+from .families import FAMILIES, Family
 from .memory import GIB, FreeBytes, free_bytes
-from .models import FAMILIES, OURS, Family, Model, call_parameters
+from .models import Model
 from .tuning import tune
 
 __all__ = ["LoadError", "load", "memory_bytes", "pick_device"]
@@ -35,6 +37,8 @@ def load(entry: ModelEntry, device: str, free: FreeBytes = free_bytes) -> Model:
     started = time.monotonic()
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
+    # It prints a safety checker whole, to say that it cannot tell its type.
+    diffusers.utils.logging.get_logger(pipeline_loading_utils.__name__).setLevel(logging.ERROR)
     try:
         family, pipe = _read(entry, device, free)
         names = {name for name in (family.edit, family.masked, family.strength) if name}
@@ -55,7 +59,7 @@ def load(entry: ModelEntry, device: str, free: FreeBytes = free_bytes) -> Model:
 
 def _sequence_length(entry: ModelEntry, pipe: Any) -> int | None:
     """Tokens of a prompt that its call lets through; None if it does not say."""
-    own = call_parameters(pipe).get("max_sequence_length")
+    own = calls.parameters(pipe).get("max_sequence_length")
     said = entry.arguments.get("max_sequence_length", own and own.default)
     return said if isinstance(said, int) else None
 
@@ -73,7 +77,10 @@ def _read(entry: ModelEntry, device: str, free: FreeBytes) -> tuple[Family, Any]
         parameters = sum(part.parameters for part in components.values())
         log.info("model %s: %.2f G parameters, %.1f GiB", entry.id, parameters / 1e9, weights / GIB)
         with memory.room(weights, device, free):
-            pipe = cls.from_pretrained(folder, dtype=dtype, use_safetensors=True)
+            modules = {
+                name: _module(folder / name, part.cls, dtype) for name, part in components.items()
+            }
+            pipe = cls.from_pretrained(folder, dtype=dtype, use_safetensors=True, **modules)
             for name in widened:
                 getattr(pipe, name).to(torch.float32)
             return family, pipe.to(device)
@@ -84,12 +91,36 @@ def _read(entry: ModelEntry, device: str, free: FreeBytes) -> tuple[Family, Any]
         raise LoadError(f"cannot load {entry.source}: {words}") from error
 
 
+def _module(folder: Path, cls: Any, dtype: torch.dtype) -> Any:
+    """One part, every tensor of which a file has: transformers makes up those that none has, and says so in its log."""
+    try:
+        options = {"dtype": dtype, "use_safetensors": True, "output_loading_info": True}
+        module, info = cls.from_pretrained(folder, **options)
+    except Exception as error:
+        if memory.is_exhaustion(error):
+            raise
+        words = checkpoint.one_line(error)
+        raise LoadError(
+            f"its {folder.name}, a {cls.__name__}, cannot be loaded: {words}"
+        ) from error
+    # diffusers takes an index at its word: what it names and no shard has is left without numbers.
+    empty = {name for name, tensor in module.state_dict().items() if tensor.is_meta}
+    if missing := empty | set(info["missing_keys"]):
+        count = f"{len(missing)} of its {len(module.state_dict())} tensors"
+        raise LoadError(
+            f"its {folder.name} has no {min(missing)} in its files: {count} are missing"
+        )
+    return module
+
+
 def _resolve(entry: ModelEntry) -> tuple[Path, Family, Any, Mapping[str, Any]]:
     """Where the checkpoint is, its family, its pipeline's class and its parts' classes; refuse what cannot be served.
 
     A hub id's files are downloaded only once its model_index.json has passed.
     """
     folder = _local_folder(entry.source)
+    if folder and entry.revision:
+        raise LoadError(f"revision: it is of the hub; {folder} is a folder")
     if folder:
         index = checkpoint.read_index(folder)
     else:
@@ -134,10 +165,11 @@ def _widened(cls: Any, components: Mapping[str, Component]) -> frozenset[str]:
 def _check_entry(model: Model) -> None:
     """What the catalogue says must be something that this model can do. Raises LoadError."""
     entry, family = model.entry, model.family
-    taken = {name for pipe in model.pipelines.values() for name in call_parameters(pipe)}
-    ours = OURS | {family.guidance}
-    if wrong := sorted((entry.arguments.keys() & ours) | (entry.arguments.keys() - taken)):
-        raise LoadError(f"arguments.{wrong[0]}: its pipelines take no such argument here")
+    for name, value in sorted(entry.arguments.items()):
+        if name == family.guidance:
+            raise LoadError(f"arguments.{name}: a request says it")
+        if why := calls.refusal(name, value, model.pipelines.values()):
+            raise LoadError(f"arguments.{name}: {why}")
     if entry.defaults.strength is not None and not (family.strength or entry.composite):
         raise LoadError("defaults.strength: it takes none")
     guided = {"defaults": entry.defaults, "max": entry.max}
@@ -146,8 +178,12 @@ def _check_entry(model: Model) -> None:
             raise LoadError(f"{name}.guidance_scale: it takes none")
     if entry.mask_crop is not None and not (family.masked or entry.composite):
         raise LoadError("mask_crop: it takes no mask")
-    if entry.limits.max_pixels < family.multiple**2:
-        raise LoadError(f"limits.max_pixels: its sides are multiples of {family.multiple}")
+    least, limits = family.least_side, entry.limits
+    sizes = images.sizes(family.multiple, limits, model.longest_side)
+    if not any(width >= least and heights[-1] >= least for width, heights in sizes):
+        sides = f"sides in multiples of {family.multiple} from {max(least, family.multiple)}"
+        area = f"{limits.min_pixels} to {limits.max_pixels} pixels"
+        raise LoadError(f"limits: with {sides} to {model.longest_side}, no output has {area}")
 
 
 def _over_same_weights(pipe: Any, name: str) -> Any:

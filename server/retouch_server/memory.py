@@ -56,7 +56,7 @@ def is_exhaustion(error: Exception) -> bool:
 
 
 def free_bytes(device: str) -> int | None:
-    """Free now on `device`: CUDA by its driver, a CPU by the kernel and by the limits of its cgroups (v2)."""
+    """Free now on `device`: CUDA by its driver, a CPU by the kernel and by the limits of its cgroups."""
     if _kind(device) == "cuda":
         torch.cuda.empty_cache()  # what torch holds unused is free to the next model
         return torch.cuda.mem_get_info(device)[0]
@@ -84,23 +84,29 @@ def cgroup_bytes(
     """
     if not membership.is_file():
         return []
-    own = next((x[3:] for x in membership.read_text().splitlines() if x.startswith("0::")), "/")
-    here = root / own.lstrip("/")
-    groups = [group for group in (here, *here.parents) if group.is_relative_to(root)]
-    return [free for group in groups if (free := _allowed(group)) is not None]
+    found = []
+    for line in membership.read_text().splitlines():
+        _, controller, own = line.split(":", 2)
+        if controller in ("", "memory"):  # v2 has one tree; v1 a tree for each controller
+            top = root / controller
+            here = top / own.lstrip("/")
+            groups = [group for group in (here, *here.parents) if group.is_relative_to(top)]
+            found += [_allowed(group, v1=bool(controller)) for group in groups]
+    return [free for free in found if free is not None]
 
 
-def _allowed(group: Path) -> int | None:
+def _allowed(group: Path, v1: bool) -> int | None:
+    names = ("limit_in_bytes", "usage_in_bytes") if v1 else ("max", "current")
     try:
-        limit = (group / "memory.max").read_text().strip()
-        if limit == "max":
-            return None
-        used = int((group / "memory.current").read_text())
+        limit, used = [(group / f"memory.{name}").read_text().strip() for name in names]
         stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
     except OSError:
         return None
-    cached = int(stat.get("inactive_file", 0)) + int(stat.get("active_file", 0))
-    return max(0, int(limit) - used + cached)
+    if limit == "max":
+        return None
+    inclusive = "total_" if v1 else ""  # of the groups below too, as v2 always counts
+    cached = sum(int(stat.get(f"{inclusive}{kind}_file", 0)) for kind in ("inactive", "active"))
+    return max(0, int(limit) - int(used) + cached)
 
 
 def _kind(device: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,43 +14,16 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
+from .calls import parameters
 from .catalog import Defaults, ModelEntry
 from .crop import Region
 from .engine.edit import Declined, Host, Run
-from .families import FAMILIES as FAMILIES
-from .families import OWN_SIZE
-from .families import Family as Family
+from .families import OWN_SIZE, Family
+from .images import MAX_SIDE
 from .prompts import Reader
-
-# What a request, not the catalogue's `arguments`, says to a pipeline.
-OURS = frozenset(
-    {
-        "prompt",
-        "negative_prompt",
-        "image",
-        "image_reference",
-        "mask_image",
-        "width",
-        "height",
-        "max_area",
-        "_auto_resize",
-        "strength",
-        "guidance_scale",
-        "num_inference_steps",
-        "generator",
-        "output_type",
-        "callback_on_step_end",
-    }
-)
-
 
 # For a pipeline whose own default is none.
 FALLBACK_STEPS = 28
-
-
-def call_parameters(pipe: Any) -> Mapping[str, inspect.Parameter]:
-    """What a pipeline's call takes, by name."""
-    return inspect.signature(type(pipe).__call__).parameters
 
 
 class Flagged(Declined):
@@ -112,8 +84,11 @@ class Model:
     @property
     def takes_guidance(self) -> bool:
         """Whether guidance has an effect: distilled models ignore it, or have no input for it."""
-        pipe = self.pipelines[self.family.edit]
-        if self.family.guidance not in call_parameters(pipe) or pipe.config.get("is_distilled"):
+        pipe, switch = self.pipelines[self.family.edit], self.family.switch
+        taken = parameters(pipe)
+        if self.family.guidance not in taken or pipe.config.get("is_distilled"):
+            return False
+        if switch and float(self.entry.arguments.get(switch, taken[switch].default)) < 1:
             return False
         return not self.family.embedded or bool(self.denoiser.config.get("guidance_embeds", True))
 
@@ -125,6 +100,15 @@ class Model:
         scale = self.entry.arguments.get(self.family.negative or "")
         return isinstance(scale, int | float) and scale > self.family.cfg_above
 
+    @property
+    def longest_side(self) -> int:
+        """Of an output, pixels: SD3 knows only so many positions in a row."""
+        config = self.denoiser.config
+        if not (positions := config.get("pos_embed_max_size")):
+            return MAX_SIDE
+        pixels = self.pipelines[self.family.edit].vae_scale_factor * config["patch_size"]
+        return min(MAX_SIDE, int(positions * pixels))
+
     def images_taken(self, *, mask: bool, strength: bool) -> int:
         """Images of one edit that has these, most."""
         plain = self.pipeline_name(mask=mask, strength=strength) == self.family.edit
@@ -133,7 +117,7 @@ class Model:
     @cached_property
     def defaults(self) -> Defaults:
         """What an unset field means: the catalogue's word, else the edit pipeline's own, in any range."""
-        taken = call_parameters(self.pipelines[self.family.edit])
+        taken = parameters(self.pipelines[self.family.edit])
         names = {name: name for name in Defaults.model_fields} | {
             "guidance_scale": self.family.guidance or ""
         }
@@ -165,7 +149,7 @@ class Model:
 
         def run(host: Host) -> Tensor:
             pipe = host.adopt(self.pipelines[name], self.family.denoiser)
-            if "callback_on_step_end" not in call_parameters(pipe):
+            if "callback_on_step_end" not in parameters(pipe):
                 vars(pipe)["progress_bar"] = partial(_progress_bar, host)
             output = pipe(**self._arguments(pipe, inputs, host))
             if any(getattr(output, "nsfw_content_detected", None) or ()):
@@ -189,7 +173,7 @@ class Model:
 
     def _arguments(self, pipe: Any, inputs: Inputs, host: Host) -> dict[str, Any]:
         """What this pipeline's call takes, of all that the inputs say; `validation` has refused what none takes."""
-        taken = call_parameters(pipe)
+        taken = parameters(pipe)
         width, height = inputs.image.size
         guidance = self._guidance(inputs)
         unguided = guidance is None or guidance <= self.family.cfg_above
@@ -230,7 +214,7 @@ class Model:
 
         UNet ones round steps x strength down, others up.
         """
-        own = call_parameters(pipe).get("strength")
+        own = parameters(pipe).get("strength")
         strength = own.default if own and inputs.strength is None else inputs.strength
         if strength is None:
             return None

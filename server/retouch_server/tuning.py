@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,31 +46,53 @@ def fuse_loras(pipe: Any, loras: Sequence[Lora]) -> None:
 
 
 def _load_lora(pipe: Any, lora: Lora) -> None:
-    path = Path(lora.source).expanduser()
+    source = lora.source
+    path = Path(source).expanduser()
     if path.suffix in PICKLES:
         raise LoadError("only safetensors are read")
     if path.exists():
-        read_header(_only_file(path, lora.weight_name))
-    elif not is_hub_id(lora.source):
+        read_header(_local_file(path, lora))
+        source = str(path)
+    elif not is_hub_id(source):
         raise LoadError("there is no such file or folder")
-    pipe.load_lora_weights(
-        str(path) if path.exists() else lora.source,
-        weight_name=lora.weight_name,
-        revision=lora.revision,
-        adapter_name=ADAPTER,
-        use_safetensors=True,
-    )
-    if not pipe.get_list_adapters():
+    options = {"weight_name": lora.weight_name, "revision": lora.revision, "use_safetensors": True}
+    names = _tensor_names(pipe, source, options)
+    pipe.load_lora_weights(source, adapter_name=ADAPTER, **options)
+    parts = pipe.get_list_adapters()
+    if not parts:
         raise LoadError(f"it has nothing for a {type(pipe).__name__}")
+    loaded = sum(
+        ADAPTER in name.split(".")
+        for part in parts
+        for name, _ in getattr(pipe, part).named_parameters()
+    )
+    if loaded < len(names):
+        raise LoadError(f"{len(names) - loaded} of {len(names)} tensors fit nothing here")
 
 
-def _only_file(path: Path, name: str | None) -> Path:
+def _tensor_names(pipe: Any, source: str, options: Mapping[str, Any]) -> list[str]:
+    """An adapter's tensors by diffusers' names, whoever trained it; its scales (alpha) are none."""
+    blocks = {"unet_config": pipe.unet.config} if hasattr(pipe, "unet") else {}
+    tensors, *_ = pipe.lora_state_dict(source, return_lora_metadata=True, **blocks, **options)
+    return [name for name in tensors if not name.endswith("alpha")]
+
+
+def _local_file(path: Path, lora: Lora) -> Path:
+    kind = "file" if path.is_file() else "folder"
+    if lora.revision:
+        raise LoadError(f"revision: it is of the hub; this is a {kind}")
     if path.is_file():
+        if lora.weight_name:
+            raise LoadError("weight_name: it is of a folder; this is a file")
         return path
-    pattern = name or "*.safetensors"
-    found = sorted(path.glob(pattern))
+    if lora.weight_name:
+        named = path / lora.weight_name
+        if not named.is_file():
+            raise LoadError(f"weight_name: there is no file {named}")
+        return named
+    found = sorted(path.glob("*.safetensors"))
     if len(found) != 1:
-        raise LoadError(f"{len(found)} files are {pattern}; say which by weight_name")
+        raise LoadError(f"{len(found)} files are *.safetensors; say which by weight_name")
     return found[0]
 
 

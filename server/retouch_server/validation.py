@@ -15,7 +15,7 @@ from PIL import Image
 
 from retouch.v1 import image_edit_pb2 as pb
 
-from . import crop, images
+from . import crop, images, prompts
 from .errors import InvalidRequest, Violation
 from .images import Format, InputLimits
 from .models import Inputs, Model
@@ -102,9 +102,11 @@ def prepare(request: pb.EditRequest, plan: Plan, model: Model, limits: InputLimi
     Raises InvalidRequest naming the picture.
     """
     first = images.decode(request.images[0], "images[0]", limits)
-    mask = images.decode_mask(request.mask, first, limits) if request.mask else None
+    everywhere = model.family.needs_mask
+    mask = images.decode_mask(request.mask, first, limits, everywhere) if request.mask else None
     allowed = model.entry.limits.model_copy(update={"max_pixels": plan.max_pixels})
-    size = images.output_size(first.size, plan.size, model.family.multiple, allowed)
+    multiple, longest = model.family.multiple, model.longest_side
+    size = images.output_size(first.size, plan.size, multiple, allowed, longest)
     _check_shape(size, model, "size" if plan.size else "images[0]")
     references = _references(request, model, size[0] * size[1], limits)
     fitted = images.fit(images.flatten(first), size)
@@ -166,7 +168,8 @@ def _abilities(
     if taken < len(request.images) <= MAX_IMAGES:
         yield Violation(f"images[{taken}]", _too_many(model, taken))
     if model.family.needs_mask and not request.mask and (strength is None or strength >= 1):
-        yield Violation("mask", f"model {name} fills masks: it needs one, or a strength below 1")
+        needs = "it needs one, all white to edit everywhere, or a strength below 1"
+        yield Violation("mask", f"model {name} fills masks: {needs}")
     if request.mask and not model.takes_mask:
         yield Violation("mask", f"model {name} takes none")
     if request.HasField("strength") and not model.takes_strength:
@@ -183,8 +186,18 @@ def _abilities(
                 "negative_prompt", f"has an effect only with a guidance_scale above {enough:g}"
             )
     for field in ("prompt", "negative_prompt"):
-        if len(getattr(request, field).encode()) > (most := model.family.prompt_bytes):
-            yield Violation(field, f"model {name} takes at most {most} bytes of UTF-8")
+        if fault := _fault(getattr(request, field)[:MAX_PROMPT], model):
+            yield Violation(field, fault)
+
+
+def _fault(prompt: str, model: Model) -> str | None:
+    """What the model's pipeline would fail on."""
+    name, most = model.entry.id, model.family.prompt_tokens
+    if mark := prompts.reserved(prompt, model.readers):
+        return f"{mark} has a meaning of its own to model {name}"
+    if most and prompts.tokens(prompt, model.readers) > most:
+        return f"has more than the {most} tokens that model {name} takes"
+    return None
 
 
 def _too_many(model: Model, taken: int) -> str:
@@ -212,12 +225,14 @@ def _references(
 
 def _check_shape(size: tuple[int, int], model: Model, field: str) -> None:
     """Hold a picture's size against what the model's pipelines refuse. Raises InvalidRequest."""
-    least, aspect = model.family.least_side, model.family.aspect
-    if min(size) < least or max(size) > aspect * min(size):
-        limits = f"sides of {least} pixels or more and an aspect of at most {aspect}:1"
-        raise InvalidRequest(
-            [Violation(field, f"comes out at {size[0]}x{size[1]}; the model takes {limits}")]
-        )
+    family = model.family
+    # Pipelines round down to the multiple, and would make nothing of a shorter side.
+    least, aspect = max(family.least_side, family.multiple), family.aspect
+    short = f"sides of {least} pixels or more" if min(size) < least else None
+    thin = f"aspects up to {aspect}:1" if max(size) > aspect * min(size) else None
+    if limits := short or thin:
+        words = f"comes out at {size[0]}x{size[1]}; the model takes {limits}"
+        raise InvalidRequest([Violation(field, words)])
 
 
 def _first(*values: float | None) -> float | None:

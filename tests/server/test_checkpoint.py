@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,10 +11,11 @@ import pytest
 import torch
 from diffusers import StableDiffusionInstructPix2PixPipeline, UNet2DConditionModel
 from safetensors.torch import save_file
-from transformers import CLIPTextModel, T5EncoderModel
+from transformers import CLIPImageProcessor, CLIPTextModel, T5EncoderModel
 
 from retouch_server import checkpoint
 from retouch_server.checkpoint import Component, LoadError, Stored
+from tests.server import tiny
 from tests.server.conftest import Folder
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
@@ -77,6 +77,11 @@ def test_only_floats_are_cast() -> None:
     assert Component(CLIPTextModel, {}, stored).bytes_at(torch.float16) == 20 + 80 + 20
 
 
+def test_an_error_without_words_is_called_by_its_name() -> None:
+    assert checkpoint.one_line(AssertionError()) == "AssertionError"
+    assert checkpoint.one_line(ValueError("a\n  b")) == "a b"
+
+
 def test_a_header_says_what_safetensors_wrote(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     tensors = {"a": torch.zeros(2, 3), "b": torch.zeros((), dtype=torch.int64)}
@@ -125,6 +130,45 @@ def no_weight_map(folder: Path) -> None:
     (folder / INDEX).write_text("{}")
 
 
+def empty_weight_map(folder: Path) -> None:
+    shard(folder)
+    (folder / INDEX).write_text('{"metadata": {}, "weight_map": {}}')
+
+
+def index_beside_the_whole_file(folder: Path) -> None:
+    """diffusers reads what the index names."""
+    whole = (folder / UNET).read_bytes()
+    shard(folder)[1].unlink()
+    (folder / UNET).write_bytes(whole)
+
+
+def broken_link(folder: Path) -> None:
+    (folder / UNET).unlink()
+    (folder / UNET).symlink_to("../gone")
+
+
+def a_folder_instead(folder: Path) -> None:
+    (folder / UNET).unlink()
+    (folder / UNET).mkdir()
+
+
+def deep_config(folder: Path) -> None:
+    (folder / "vae/config.json").write_text("[" * 200_000)
+
+
+def deep_header(folder: Path) -> None:
+    text = b"[" * 200_000
+    (folder / UNET).write_bytes(len(text).to_bytes(8, "little") + text)
+
+
+def huge_header(folder: Path) -> None:
+    """In a file that has room for it: sparse, it takes none on the disk."""
+    length = 100_000_001
+    with (folder / UNET).open("wb") as file:
+        file.write(length.to_bytes(8, "little"))
+        file.truncate(8 + length)
+
+
 def truncated(folder: Path) -> None:
     data = (folder / UNET).read_bytes()
     (folder / UNET).write_bytes(data[:-1])
@@ -157,15 +201,19 @@ def lfs_pointer(folder: Path) -> None:
 
 
 def unknown_class(folder: Path) -> None:
-    index = json.loads((folder / "model_index.json").read_text())
-    (folder / "model_index.json").write_text(
-        json.dumps(index | {"unet": ["diffusers", "FutureUNet"]})
-    )
+    tiny.rewrite_index(folder, unet=["diffusers", "FutureUNet"])
+
+
+def no_class(folder: Path) -> None:
+    tiny.rewrite_index(folder, scheduler=["transformers", "pipeline"])
 
 
 def untrusted(folder: Path) -> None:
-    index = json.loads((folder / "model_index.json").read_text())
-    (folder / "model_index.json").write_text(json.dumps(index | {"unet": ["os", "system"]}))
+    tiny.rewrite_index(folder, unet=["os", "system"])
+
+
+def half_a_class(folder: Path) -> None:
+    tiny.rewrite_index(folder, unet=["diffusers"])
 
 
 @pytest.mark.parametrize(
@@ -180,6 +228,16 @@ def untrusted(folder: Path) -> None:
         (pickled, "text_encoder/pytorch_model.bin: only safetensors are read; convert it"),
         (missing_shard, f"-00002-of-00005.safetensors is missing; {Path(INDEX).name} names it"),
         (no_weight_map, f"{INDEX} has no weight_map"),
+        (empty_weight_map, f"{INDEX} has an empty weight_map"),
+        (
+            index_beside_the_whole_file,
+            f"-00002-of-00005.safetensors is missing; {Path(INDEX).name}",
+        ),
+        (broken_link, f"{UNET} is a link to ../gone, which is not there"),
+        (a_folder_instead, f"{UNET} is a folder, not a file"),
+        (deep_config, "vae/config.json is not JSON"),
+        (deep_header, f"{UNET} is not a safetensors file: its header"),
+        (huge_header, f"{UNET} is not a safetensors file"),
         (truncated, f"{UNET} is truncated: "),
         (truncated_shard, "-00002-of-00005.safetensors is truncated: "),
         (truncated_header, f"{UNET} is truncated: 100 bytes"),
@@ -187,13 +245,26 @@ def untrusted(folder: Path) -> None:
         (not_safetensors, f"{UNET} is not a safetensors file: its header"),
         (a_page_instead, f"{UNET} is not a safetensors file"),
         (lfs_pointer, f"{UNET} is a Git LFS pointer"),
-        (unknown_class, "its unet is a FutureUNet, which the installed diffusers does not have"),
+        (unknown_class, "its unet is a FutureUNet, which is no class of the installed diffusers"),
+        (no_class, "its scheduler is a pipeline, which is no class of the installed transformers"),
+        (half_a_class, "its unet is ['diffusers'] in model_index.json, not a library and a class"),
         (untrusted, "its unet is of os, which is not trusted"),
     ],
 )
 def test_damage(copied: Path, damage: Callable[[Path], None], words: str) -> None:
     damage(copied)
     assert words in fails(copied)
+
+
+def test_transformers_reads_the_whole_file_beside_an_index(copied: Path) -> None:
+    (copied / "text_encoder/model.safetensors.index.json").write_text("{}")
+    assert read(copied)["text_encoder"].parameters
+    CLIPTextModel.from_pretrained(copied / "text_encoder", use_safetensors=True)
+
+
+def test_a_class_that_has_another_name_now() -> None:
+    index = {"feature_extractor": ["transformers", "CLIPFeatureExtractor"]}
+    assert checkpoint.classes(index) == {"feature_extractor": CLIPImageProcessor}
 
 
 def test_what_an_index_holds_beside_its_parts_is_no_part() -> None:

@@ -9,7 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers.pipelines.longcat_image import pipeline_longcat_image_edit
+from diffusers.pipelines.qwenimage import (
+    pipeline_qwenimage_edit,
+    pipeline_qwenimage_edit_inpaint,
+    pipeline_qwenimage_edit_plus,
+)
 from PIL import Image
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
 from retouch_server.engine.edit import Edit
 from retouch_server.engine.engine import Engine
@@ -125,6 +132,45 @@ def test_a_distilled_guidance_model_takes_a_negative_prompt_if_the_catalogue_say
     for scale, taken in ((1.0, False), (4.0, True)):
         entry = model.entry.model_copy(update={"arguments": {"true_cfg_scale": scale}})
         assert replace(model, entry=entry).takes_negative_prompt == taken
+
+
+@pytest.mark.parametrize("name", ["instruct", "xl-instruct"])
+def test_guidance_that_the_catalogue_switches_off_is_not_taken(tiny_model: Load, name: str) -> None:
+    """InstructPix2Pix guides by nothing where `image_guidance_scale` is below 1."""
+    model, results = tiny_model(name), []
+    entry = model.entry.model_copy(update={"arguments": {"image_guidance_scale": 0.5}})
+    off = replace(model, entry=entry)
+    assert not off.takes_guidance
+    assert not off.takes_negative_prompt
+    pipe = off.pipelines[off.family.edit]
+    for inputs in (EDITS[0], replace(EDITS[0], guidance_scale=9.0, negative_prompt="ugly")):
+        said = given(off, inputs) | {"guidance_scale": inputs.guidance_scale}
+        with torch.inference_mode():
+            results.append(pipe(**said).images)
+    assert torch.equal(*results)
+    entry = model.entry.model_copy(update={"arguments": {"image_guidance_scale": 1}})
+    assert replace(model, entry=entry).takes_guidance
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "module", "area", "scale"),
+    [
+        ("QwenImageEditPipeline", pipeline_qwenimage_edit, 1024 * 1024, 1),
+        ("QwenImageEditInpaintPipeline", pipeline_qwenimage_edit_inpaint, 1024 * 1024, 1),
+        ("QwenImageEditPlusPipeline", pipeline_qwenimage_edit_plus, 384 * 384, 1),
+        ("LongCatImageEditPipeline", pipeline_longcat_image_edit, 1024 * 1024, 2),
+    ],
+)
+def test_aspects_are_those_that_the_image_processor_takes(
+    checkpoint: str, module: Any, area: int, scale: int
+) -> None:
+    """Of the picture that the text encoder is shown, after the pipeline has scaled it."""
+    calculate = getattr(module.calculate_dimensions, "args", [module.calculate_dimensions])[0]
+    most = FAMILIES[checkpoint].aspect
+    for hundredths in range(100, most * 100 + 1):
+        for aspect in (hundredths / 100, 100 / hundredths):
+            width, height = (int(side) // scale for side in calculate(area, aspect)[:2])
+            smart_resize(height, width)
 
 
 def test_images_taken(tiny_model: Load) -> None:

@@ -11,14 +11,21 @@ from unittest.mock import MagicMock
 import huggingface_hub.constants
 import pytest
 import torch
-from diffusers import AutoencoderKL, DiffusionPipeline, StableDiffusionInstructPix2PixPipeline
+from diffusers import (
+    AutoencoderKL,
+    DiffusionPipeline,
+    ModelMixin,
+    StableDiffusionInstructPix2PixPipeline,
+)
 from torch import nn
+from transformers import PreTrainedModel
 
 from retouch_server.catalog import Defaults, MaxProfile, ModelEntry
 from retouch_server.engine.engine import Engine
 from retouch_server.loading import LoadError, load, memory_bytes
 from retouch_server.memory import GIB, MARGIN, RESERVE
 from retouch_server.metrics import Metrics
+from tests.server import tiny
 from tests.server.conftest import Folder, Load
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -45,7 +52,8 @@ def unread(monkeypatch: pytest.MonkeyPatch) -> None:
     def read(*_: Any, **__: Any) -> None:
         raise AssertionError("weights were read")
 
-    monkeypatch.setattr(DiffusionPipeline, "from_pretrained", read)
+    for cls in (ModelMixin, PreTrainedModel, DiffusionPipeline):
+        monkeypatch.setattr(cls, "from_pretrained", read)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "model.ckpt", "x/model.gguf"])
@@ -60,6 +68,19 @@ def test_damage_is_found_before_weights_are_read(tiny_folder: Folder, tmp_path: 
     path = folder / "unet/diffusion_pytorch_model.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
     assert f"{path} is truncated" in fails(folder)
+
+
+def test_a_part_of_another_class_than_its_weights(tiny_folder: Folder, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_folder("instruct"), tmp_path / "m"))
+    tiny.rewrite_index(folder, unet=["diffusers", "FluxTransformer2DModel"])
+    assert "its unet, a FluxTransformer2DModel, cannot be loaded: " in fails(folder)
+
+
+@pytest.mark.usefixtures("unread")
+def test_a_folder_has_no_revision(tiny_folder: Folder) -> None:
+    folder = tiny_folder("instruct")
+    with pytest.raises(LoadError, match=f"^model m: revision: it is of the hub; {folder} is a"):
+        load(ModelEntry(id="m", source=str(folder), revision="main"), "cpu")
 
 
 def test_a_device_that_is_not_there(tiny_folder: Folder) -> None:

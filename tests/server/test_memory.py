@@ -64,6 +64,21 @@ def test_in_a_container_the_own_group_is_the_root(tmp_path: Path) -> None:
     assert cgroup_bytes(membership, root) == [31]
 
 
+def test_the_first_version_has_a_tree_of_its_own_for_memory(tmp_path: Path) -> None:
+    membership, root = tmp_path / "cgroup", tmp_path / "fs"
+    membership.write_text("5:cpu,cpuacct:/a\n4:memory:/a/b\n1:name=systemd:/a\n0::/\n")
+    for name, limit in (("", 9223372036854771712), ("a", 100)):
+        folder = root / "memory" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "memory.limit_in_bytes").write_text(f"{limit}\n")
+        (folder / "memory.usage_in_bytes").write_text("60\n")
+        stat = "inactive_file 1\nactive_file 1\ntotal_inactive_file 9\ntotal_active_file 8\n"
+        (folder / "memory.stat").write_text(stat)
+    own, top = cgroup_bytes(membership, root)
+    assert own == 100 - 60 + 9 + 8
+    assert top > 2**62
+
+
 def test_without_cgroups_nothing_limits(tmp_path: Path) -> None:
     assert cgroup_bytes(tmp_path / "none", tmp_path) == []
     (tmp_path / "cgroup").write_text("0::/\n")

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 import torch
 
+from retouch_server.calls import OURS
 from retouch_server.catalog import Defaults, Limits, ModelEntry
 from retouch_server.engine.standins import Alone
 from retouch_server.loading import LoadError, load, pick_device
-from retouch_server.models import OURS, Flagged
+from retouch_server.models import Flagged
 from tests.server import tiny
 from tests.server.conftest import Folder, Load
 from tests.server.test_equality import EDITS, mask, picture
@@ -103,7 +104,7 @@ def test_any_strength_runs_at_least_a_step(tiny_model: Load, strength: float, na
     inputs = replace(EDITS[0], strength=strength, steps=4)
     host = Alone(model.denoiser, on_step=lambda *step: steps.append(step))
     model.run(inputs)(host)
-    assert steps == [(1, 1)] if strength < 1 else [(i, 4) for i in range(1, 5)]
+    assert steps == ([(1, 1)] if strength < 1 else [(i, 4) for i in range(1, 5)])
     assert model.blend(inputs) == (0.0 if strength == 0 else 1.0)
 
 
@@ -128,11 +129,20 @@ def test_defaults_are_the_catalogues_else_the_pipelines(tiny_model: Load) -> Non
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"arguments": {"nonsense": 1}}, "arguments.nonsense"),
-        ({"arguments": {"num_inference_steps": 1}}, "arguments.num_inference_steps"),
+        ({"arguments": {"nonsense": 1}}, "arguments.nonsense: its pipelines take no such argument"),
+        ({"arguments": {"num_inference_steps": 1}}, "num_inference_steps: a request says it"),
+        ({"arguments": {"prompt_embeds": "x"}}, "arguments.prompt_embeds: a request says it"),
+        ({"arguments": {"num_images_per_prompt": 2}}, "num_images_per_prompt: a request says it, as n"),
+        ({"arguments": {"return_dict": False}}, "arguments.return_dict: results are read by name"),
+        ({"arguments": {"padding_mask_crop": 8}}, "arguments.padding_mask_crop: use the entry's mask_crop"),
+        ({"arguments": {"latents": 1}}, "arguments.latents: its pipelines take no int there"),
+        ({"arguments": {"eta": "q"}}, "arguments.eta: its pipelines take no str there"),
+        ({"arguments": {"self": 1}}, "arguments.self"),
+        ({"arguments": {"image_guidance_scale": 0.5}, "defaults": Defaults(guidance_scale=7.5)},
+         "defaults.guidance_scale: it takes none"),
         ({"defaults": Defaults(strength=0.5)}, "defaults.strength: it takes none"),
     ],
-)
+)  # fmt: skip
 def test_a_catalogue_that_asks_what_the_model_cannot_do(
     tiny_folder: Folder, change: dict[str, Any], words: str
 ) -> None:
@@ -140,24 +150,29 @@ def test_a_catalogue_that_asks_what_the_model_cannot_do(
     assert words in fails(entry.model_copy(update=change))
 
 
-def test_limits_below_the_sides_multiple(tiny_folder: Folder) -> None:
-    limits = Limits(min_pixels=64, max_pixels=64)
-    entry = ModelEntry(id="m", source=str(tiny_folder("kontext")), limits=limits)
-    assert "limits.max_pixels: its sides are multiples of 16" in fails(entry)
+@pytest.mark.parametrize(
+    ("name", "limits", "words"),
+    [
+        ("kontext", (64, 64), "with sides in multiples of 16 from 16 to 8192, no output has 64 to 64"),
+        ("kontext", (65535, 65535), "no output has 65535 to 65535 pixels"),
+        ("klein", (64, 1024), "with sides in multiples of 16 from 64 to 8192"),
+        ("sd3", (300 * 300, 512 * 512), "with sides in multiples of 16 from 16 to 256"),
+    ],
+)  # fmt: skip
+def test_limits_that_no_output_is_within(
+    tiny_folder: Folder, name: str, limits: tuple[int, int], words: str
+) -> None:
+    allowed = Limits(min_pixels=limits[0], max_pixels=limits[1])
+    assert words in fails(ModelEntry(id="m", source=str(tiny_folder(name)), limits=allowed))
 
 
-def test_arguments_go_to_the_pipelines_that_take_them(tiny_model: Load) -> None:
-    model = tiny_model("kontext")
-    arguments: dict[str, bool | int | float | str] = {
-        "padding_mask_crop": 8,
-        "max_sequence_length": 8,
-    }
-    changed = replace(model, entry=model.entry.model_copy(update={"arguments": arguments}))
-    for name, wanted in (("FluxKontextPipeline", False), ("FluxKontextInpaintPipeline", True)):
-        pipe = model.pipelines[name]
-        given = changed._arguments(pipe, EDITS[0], Alone(model.denoiser))
-        assert ("padding_mask_crop" in given) == wanted
-        assert given["max_sequence_length"] == 8
+def test_arguments_go_to_every_pipeline_after_what_a_request_says(tiny_folder: Folder) -> None:
+    arguments: dict[str, bool | int | float | str] = {"max_sequence_length": 8, "true_cfg_scale": 3}
+    entry = ModelEntry(id="m", source=str(tiny_folder("kontext")), arguments=arguments)
+    model = load(entry, "cpu")
+    for pipe in model.pipelines.values():
+        given = model._arguments(pipe, EDITS[0], Alone(model.denoiser))
+        assert given.items() >= arguments.items()
         assert given["num_inference_steps"] == EDITS[0].steps
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -29,7 +29,9 @@ from tests.server.conftest import Folder, Load
 from tests.server.test_equality import EDITS, TOLERANCE
 
 
-def adapter(module: nn.Module, prefix: str, layer: str, seed: int = 0) -> dict[str, Tensor]:
+def adapter(
+    module: nn.Module, prefix: str, layer: str | tuple[str, ...], seed: int = 0
+) -> dict[str, Tensor]:
     """A LoRA of rank 2, as diffusers names its tensors, for every linear `layer` of a module."""
     generator = torch.Generator().manual_seed(seed)
     tensors = {}
@@ -117,7 +119,13 @@ def test_adapters_that_cannot_be_loaded(tiny_folder: Folder, adapters: Path) -> 
         assert "x.safetensors" in lora_error(folder, hub)
     assert "2 files are *.safetensors" in lora_error(folder, {"source": str(adapters)})
     missing = {"source": str(adapters), "weight_name": "three.safetensors"}
-    assert "0 files are three.safetensors" in lora_error(folder, missing)
+    nowhere = f"weight_name: there is no file {adapters}/three.safetensors"
+    assert nowhere in lora_error(folder, missing)
+    one = {"source": str(adapters / "one.safetensors")}
+    named = one | {"weight_name": "two.safetensors"}
+    assert "weight_name: it is of a folder; this is a file" in lora_error(folder, named)
+    pinned = one | {"revision": "main"}
+    assert "revision: it is of the hub; this is a file" in lora_error(folder, pinned)
     pickle = shutil.copy(adapters / "one.safetensors", adapters / "one.bin")
     assert "only safetensors are read" in lora_error(folder, {"source": str(pickle)})
     broken = adapters / "two.safetensors"
@@ -133,6 +141,75 @@ def test_an_adapter_of_another_model_is_refused(
     save_file(adapter(tiny_model("instruct").denoiser, "unet", "to_q"), path)
     error = lora_error(tiny_folder("kontext"), {"source": str(path)})
     assert "it has nothing for a FluxKontextPipeline" in error
+
+
+def blocks(of: str, numbers: Iterable[int], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a block 0 for the blocks of these numbers instead."""
+    return {
+        name.replace(f"{of}.0.", f"{of}.{i}."): tensor.clone()
+        for i in numbers
+        for name, tensor in tensors.items()
+        if f"{of}.0." in name
+    }
+
+
+@pytest.mark.parametrize(
+    ("extra", "words"),
+    [
+        ("deeper", "20 of 24 tensors fit nothing here"),
+        ("deeper encoder", "8 of 16 tensors fit nothing here"),
+        ("unet", "2 of 6 tensors fit nothing here"),
+        ("text_encoder_2", "2 of 6 tensors fit nothing here"),
+    ],
+)
+def test_an_adapter_of_which_a_part_fits_nothing(
+    tiny_model: Load, tiny_folder: Folder, tmp_path: Path, extra: str, words: str
+) -> None:
+    """diffusers leaves it out and says so in a log line, if that."""
+    pipe = tiny_model("kontext").pipelines["FluxKontextPipeline"]
+    own = adapter(pipe.transformer, "transformer", "to_q")
+    encoder = adapter(pipe.text_encoder, "text_encoder", "q_proj")
+    more = {
+        "deeper": blocks("blocks", range(1, 6), own),
+        "deeper encoder": encoder | blocks("layers", range(2, 6), encoder),
+    }
+    first = {name.replace("transformer", extra, 1): own[name].clone() for name in list(own)[:2]}
+    path = tmp_path / "lora.safetensors"
+    save_file(own | more.get(extra, first), path)
+    assert words in lora_error(tiny_folder("kontext"), {"source": str(path)})
+
+
+def kohya(tensors: Mapping[str, Tensor], prefixes: Mapping[str, str]) -> dict[str, Tensor]:
+    """An adapter as sd-scripts names it, with its scales: alpha equal to the rank changes nothing."""
+    renamed = {}
+    for name, tensor in tensors.items():
+        part, layer = name.split(".", 1)
+        layer, which, _ = layer.rsplit(".", 2)
+        base = f"{prefixes[part]}_{layer.replace('.', '_')}"
+        renamed[f"{base}.{'lora_down' if which == 'lora_A' else 'lora_up'}.weight"] = tensor
+        renamed[f"{base}.alpha"] = torch.tensor(2.0)
+    return renamed
+
+
+@pytest.mark.parametrize("name", ["instruct", "xl"])
+def test_an_adapter_by_other_names_fits_as_well(
+    tiny_model: Load, tiny_folder: Folder, tmp_path: Path, name: str
+) -> None:
+    model = tiny_model(name)
+    encoder = model.pipelines[model.family.edit].text_encoder
+    own = adapter(model.denoiser, "unet", "to_q")
+    text = adapter(encoder, "text_encoder", ("q_proj", "out_proj", "fc1", "fc2"))
+    nested = {n.replace("text_encoder.", "text_encoder.text_model."): x for n, x in text.items()}
+    prefix = "lora_te" if name == "instruct" else "lora_te1"
+    save_file(own | text, tmp_path / "peft.safetensors")
+    other = kohya(own | nested, {"unet": "lora_unet", "text_encoder": prefix})
+    save_file(other, tmp_path / "kohya.safetensors")
+    peft, sd_scripts = (
+        load(entry(tiny_folder(name), loras=[Lora(source=str(tmp_path), weight_name=file)]), "cpu")
+        for file in ("peft.safetensors", "kohya.safetensors")
+    )
+    assert torch.equal(edited(peft), edited(sd_scripts))
+    assert not torch.equal(edited(peft), edited(model))
 
 
 def test_a_pipeline_without_adapters() -> None:

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import io
 from dataclasses import replace
+from string import ascii_letters
 from typing import Any
 
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 from PIL import Image
 
 from retouch.v1 import image_edit_pb2 as pb
-from retouch_server import replies, validation
-from retouch_server.catalog import Defaults
+from retouch_server import images, replies, validation
+from retouch_server.catalog import Defaults, Limits
+from retouch_server.engine.edit import Edit
+from retouch_server.engine.engine import Engine
+from retouch_server.engine.standins import Alone
 from retouch_server.errors import InvalidRequest
 from retouch_server.images import InputLimits
 from retouch_server.models import Inputs
 from tests.server.conftest import Load
-from tests.server.test_equality import mask, picture
+from tests.server.test_equality import drain, mask, picture
 
 LIMITS = InputLimits()
 
@@ -28,6 +34,15 @@ def png(image: Image.Image) -> bytes:
 
 
 PHOTO, MASK = png(picture(0)), png(mask())
+ALL = png(Image.new("L", (64, 64), 255))
+# 301 bytes of ordinary English, of which LongCat's pipeline makes more than it takes.
+CONTRACTIONS = (
+    "Remove the dog's leash, the cat's collar, the girl's hat, the boy's bag, the man's tie, the woman's scarf, the "
+    "baby's bib, the chef's knife and the king's crown; don't touch what's behind, it's fine and I'm happy, let's keep "
+    "everything that's in the car's mirror, the bike's lamp and the house's door."
+)
+# And what it would take seconds to divide.
+HOSTILE = " ".join(f"{a}'{b}" for a in ascii_letters for b in ascii_letters)[:4000]
 
 
 def prepared(load: Load, model: str, **fields: Any) -> Inputs:
@@ -54,16 +69,32 @@ def refused(load: Load, model: str, **fields: Any) -> dict[str, str]:
         ("klein", {"negative_prompt": "dull"}, "negative_prompt", "takes none"),
         ("klein-distilled", {"guidance_scale": 2.0}, "guidance_scale", "takes none"),
         ("klein-kv", {"mask": MASK}, "mask", "takes none"),
-        ("fill", {}, "mask", "needs one, or a strength below 1"),
-        ("inpaint", {"strength": 1.0}, "mask", "needs one, or a strength below 1"),
+        ("fill", {}, "mask", "needs one, all white to edit"),
+        ("inpaint", {"strength": 1.0}, "mask", "or a strength below 1"),
         ("qwen-plus", {"strength": 0.5}, "strength", "takes none"),
         ("kontext", {"negative_prompt": "dull"}, "negative_prompt", "takes none"),
         ("qwen-edit", {"negative_prompt": "x", "guidance_scale": 1.0}, "negative_prompt", "above 1"),
         ("z-image", {"negative_prompt": "x", "guidance_scale": 0.0}, "negative_prompt", "above 0"),
         ("klein", {"size": pb.Size(width=128, height=48)}, "size", "sides of 64 pixels or more"),
-        ("klein", {"images": [png(picture(1, (640, 64)))]}, "images[0]", "aspect of at most 8:1"),
+        ("klein", {"images": [png(picture(1, (640, 64)))]}, "images[0]", "aspects up to 8:1"),
         ("klein", {"images": [PHOTO, png(picture(1, (40, 90)))]}, "images[1]", "64 pixels"),
-        ("longcat", {"prompt": "ü" * 300}, "prompt", "at most 512 bytes"),
+        ("kontext", {"images": [PHOTO, png(picture(1, (15, 90)))], "mask": MASK}, "images[1]", "16"),
+        ("kontext", {"images": [PHOTO, png(picture(1, (900, 20)))], "mask": MASK}, "images[1]", "16"),
+        ("qwen-edit", {"images": [png(picture(1, (3216, 16)))]}, "images[0]", "aspects up to 160:1"),
+        ("sd3", {"size": pb.Size(width=272, height=64)}, "size.width", "up to 256"),
+        ("sd3", {"size": pb.Size(width=64, height=272)}, "size.height", "up to 256"),
+        ("longcat", {"prompt": "ü" * 300}, "prompt", "more than the 512 tokens"),
+        ("longcat", {"prompt": "\u0958" * 170}, "prompt", "more than the 512 tokens"),
+        ("longcat", {"prompt": CONTRACTIONS}, "prompt", "more than the 512 tokens"),
+        ("longcat", {"prompt": HOSTILE}, "prompt", "more than the 512 tokens"),
+        ("longcat", {"negative_prompt": CONTRACTIONS}, "negative_prompt", "more than the 512"),
+        ("qwen-edit", {"prompt": "a" * 2001}, "prompt", "more than the 2000 tokens"),
+        ("qwen-plus", {"negative_prompt": "é" * 1001}, "negative_prompt", "more than the 2000"),
+        *((model, {field: f"put {mark} here"}, field, f"{mark} has a meaning of its own")
+          for model in ("qwen-edit", "qwen-plus", "longcat")
+          for field, mark in (("prompt", "<|image_pad|>"), ("negative_prompt", "<|vision_start|>"),
+                              ("prompt", "<|vision_end|>"), ("prompt", "<|im_end|>"))),
+        ("qwen-edit", {"prompt": "<|image_pad|>", "mask": MASK}, "prompt", "<|image_pad|>"),
         ("qwen-plus", {"images": [PHOTO, b"text"]}, "images[1]", "not a PNG"),
     ],
 )  # fmt: skip
@@ -83,6 +114,58 @@ def test_z_image_is_guided_from_zero_on(tiny_model: Load) -> None:
 def test_a_filling_model_takes_a_strength_instead_of_a_mask(tiny_model: Load) -> None:
     assert prepared(tiny_model, "fill", strength=0.5).mask is None
     assert prepared(tiny_model, "inpaint", mask=MASK).mask is not None
+
+
+@pytest.mark.parametrize("model", ["fill", "inpaint", "xl-inpaint"])
+def test_a_filling_model_edits_everywhere_under_a_white_mask(tiny_model: Load, model: str) -> None:
+    inputs = prepared(tiny_model, model, mask=ALL)
+    assert inputs.mask is not None
+    assert inputs.mask.getextrema() == (255, 255)
+    assert "all white" in refused(tiny_model, model)["mask"]
+    assert "Leave it out" in refused(tiny_model, "kontext", mask=ALL)["mask"]
+
+
+@pytest.mark.parametrize(
+    ("model", "prompt"),
+    [
+        ("longcat", CONTRACTIONS[:60]),
+        ("longcat", "ü" * 256),
+        ("longcat", "write 'hello' and \"x\" " + "a" * 400),
+        ("qwen-edit", "a" * 2000),
+        ("qwen-plus", "a" * 2000),
+        ("klein", "put <|image_pad|><|im_end|> here"),
+        ("z-omni", "<|vision_start|><|vision_end|><|im_end|>"),
+        ("qwen", "put <|image_pad|><|im_end|> here"),
+        ("flux2", "[IMG] <|image_pad|>"),
+    ],
+)
+def test_prompts_that_are_not_refused_run(tiny_model: Load, model: str, prompt: str) -> None:
+    inputs = prepared(tiny_model, model, prompt=prompt, num_inference_steps=2)
+    loaded = tiny_model(model)
+    edit, engine = Edit(loaded.run(inputs)), Engine(loaded.denoiser)
+    engine.submit([edit])
+    drain(engine, [edit])
+    assert edit.future.result().isfinite().all()
+
+
+def test_an_unset_size_fits_the_models_longest_side(tiny_model: Load) -> None:
+    inputs = prepared(tiny_model, "sd3", images=[png(picture(1, (800, 200)))])
+    assert inputs.image.size == (256, 64)
+    loaded = tiny_model("sd3")
+    assert loaded.run(replace(inputs, steps=2))(Alone(loaded.denoiser)).shape == (1, 3, 64, 256)
+
+
+@given(
+    st.integers(1, 8000), st.integers(1, 500), st.sampled_from([8, 16]),
+    st.integers(64, 2**20), st.integers(0, 5000), st.sampled_from([256, 8192]),
+)  # fmt: skip
+def test_an_unset_size_is_one_that_may_be_asked_for(
+    w: int, h: int, multiple: int, least: int, more: int, longest: int
+) -> None:
+    limits = Limits(min_pixels=least, max_pixels=least + more)
+    assume(any(images.sizes(multiple, limits, longest)))
+    size = images.output_size((w, h), None, multiple, limits, longest)
+    assert images.output_size((1, 1), size, multiple, limits, longest) == size
 
 
 def test_a_strength_of_the_catalogue_counts_too(tiny_model: Load) -> None:

@@ -151,7 +151,7 @@ def _z_image(cls: Any, parts: dict[str, Any], siglip_width: int | None = None) -
     encoder, tokenizer = text.qwen3(16, layers=2)
     transformer = ZImageTransformer2DModel(
         in_channels=4, dim=32, n_layers=2, n_refiner_layers=1, n_heads=2, n_kv_heads=2, cap_feat_dim=16,
-        axes_dims=[8, 4, 4], axes_lens=[512, 32, 32], siglip_feat_dim=siglip_width,
+        axes_dims=[8, 4, 4], axes_lens=[1024, 32, 32], siglip_feat_dim=siglip_width,
     )  # fmt: skip
     return cls(
         scheduler=FlowMatchEulerDiscreteScheduler(), vae=stable.vae(4, 3), text_encoder=encoder, tokenizer=tokenizer,
