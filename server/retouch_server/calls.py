@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Mapping
+from functools import cache
 from types import UnionType
 from typing import Any, Union, get_args, get_origin
 
@@ -40,7 +41,12 @@ _ELSEWHERE: Mapping[str, str] = {
 
 def parameters(pipe: Any) -> Mapping[str, inspect.Parameter]:
     """What a pipeline's call takes, by name."""
-    return inspect.signature(type(pipe).__call__).parameters
+    return _parameters(type(pipe))  # type: ignore[arg-type]  # which mypy takes for unhashable
+
+
+@cache  # an edit asks a dozen times
+def _parameters(cls: type) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(cls.__call__).parameters
 
 
 def refusal(name: str, value: bool | int | float | str, pipes: Iterable[Any]) -> str | None:
