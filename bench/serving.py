@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from bench.common import stock
+from retouch_server import warmup
 from retouch_server.engine.edit import Edit
-from retouch_server.engine.engine import Engine
 from retouch_server.models import Inputs, Model
 from retouch_server.warmup import Sharing
 
@@ -105,16 +105,7 @@ def parameters(inputs: Inputs) -> tuple[object, ...]:
 @contextmanager
 def this_engine(model: Model, sharing: Sharing, queue_size: int) -> Iterator[Submit]:
     """The engine as the server starts it."""
-    entry = model.entry
-    engine = Engine(
-        model.denoiser,
-        slots=entry.slots,
-        max_rows=entry.max_rows,
-        max_tokens=sharing.max_tokens,
-        sizes=sharing.sizes,
-        cache_bytes=entry.cache_bytes,
-        queue_size=queue_size,
-    )
+    engine = warmup.engine(model, sharing, queue_size=queue_size)
     engine.start()
 
     def submit(inputs: Inputs) -> Future[Tensor]:

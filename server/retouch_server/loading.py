@@ -23,7 +23,7 @@ from .memory import GIB, FreeBytes, free_bytes
 from .models import Model
 from .tuning import tune
 
-__all__ = ["LoadError", "load", "memory_bytes", "pick_device"]
+__all__ = ["LoadError", "load", "pick_device"]
 
 log = logging.getLogger(__name__)
 
@@ -199,13 +199,6 @@ def _dtype(entry: ModelEntry, device: str) -> torch.dtype:
     name = entry.dtype or ("float32" if device == "cpu" else "bfloat16")
     dtype: torch.dtype = getattr(torch, name)
     return dtype
-
-
-def memory_bytes(model: Model) -> int:
-    """Bytes of a loaded model's parameters and buffers."""
-    parts = model.pipelines[model.family.edit].components.values()
-    modules = [part for part in parts if isinstance(part, torch.nn.Module)]
-    return sum(x.nbytes for module in modules for x in (*module.parameters(), *module.buffers()))
 
 
 def pick_device(device: str) -> str:

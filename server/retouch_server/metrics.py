@@ -13,7 +13,6 @@ from prometheus_client.process_collector import ProcessCollector
 
 from .engine.edit import Edit
 from .engine.engine import Engine
-from .loading import memory_bytes
 from .models import Model
 
 PREFIX = "retouch_server"
@@ -121,7 +120,7 @@ class Metrics:
         self.max_tokens.labels(name).set(engine.max_tokens or 0)
         self.load_seconds.labels(name).set(model.load_seconds)
         self.parameters.labels(name).set(model.parameters)
-        self.memory.labels(name).set(memory_bytes(model))
+        self.memory.labels(name).set(model.memory_bytes)
 
     def forward(self, model: str, rows: int, seconds: float) -> None:
         self.batch_rows.labels(model).observe(rows)

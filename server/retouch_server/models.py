@@ -66,11 +66,21 @@ class Model:
         return getattr(self.pipelines[self.family.edit], self.family.denoiser)
 
     @property
+    def modules(self) -> list[torch.nn.Module]:
+        """Its components that have weights."""
+        components = self.pipelines[self.family.edit].components.values()
+        return [part for part in components if isinstance(part, torch.nn.Module)]
+
+    @property
     def parameters(self) -> int:
         """Parameters of all components."""
-        modules = self.pipelines[self.family.edit].components.values()
+        return sum(p.numel() for module in self.modules for p in module.parameters())
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of its parameters and buffers."""
         return sum(
-            p.numel() for m in modules if isinstance(m, torch.nn.Module) for p in m.parameters()
+            x.nbytes for module in self.modules for x in (*module.parameters(), *module.buffers())
         )
 
     @property
@@ -142,9 +152,7 @@ class Model:
         It raises Flagged, or whatever the pipeline raises.
         """
 
-        name = self.pipeline_name(
-            mask=inputs.mask is not None, strength=inputs.strength is not None
-        )
+        name = self.pipeline_of(inputs)
         width, height = inputs.image.size
 
         def run(host: Host) -> Tensor:
@@ -162,6 +170,12 @@ class Model:
             return result.cpu()
 
         return run
+
+    def pipeline_of(self, inputs: Inputs) -> str:
+        """Class of the pipeline that runs this edit."""
+        return self.pipeline_name(
+            mask=inputs.mask is not None, strength=inputs.strength is not None
+        )
 
     def pipeline_name(self, *, mask: bool, strength: bool) -> str:
         """Class of the pipeline that runs an edit with these."""

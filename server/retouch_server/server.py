@@ -114,16 +114,10 @@ class Server:
 
     def _engine(self, model: Model, sharing: Sharing, device: str) -> Engine:
         entry = model.entry
-        engine = Engine(
-            model.denoiser,
-            slots=entry.slots,
-            max_rows=entry.max_rows,
-            max_tokens=sharing.max_tokens,
-            sizes=sharing.sizes,
-            exact=entry.deterministic,
+        engine = warmup.engine(
+            model,
+            sharing,
             queue_size=self._settings.queue_size,
-            cache_bytes=entry.cache_bytes,
-            reuse=entry.reuse,
             device=device,
             on_forward=partial(self._metrics.forward, entry.id),
             on_lookup=partial(self._metrics.looked_up, entry.id),

@@ -109,13 +109,14 @@ def prepare(request: pb.EditRequest, plan: Plan, model: Model, limits: InputLimi
     size = images.output_size(first.size, plan.size, multiple, allowed, longest)
     _check_shape(size, model, "size" if plan.size else "images[0]")
     references = _references(request, model, size[0] * size[1], limits)
-    fitted = images.fit(images.flatten(first), size)
+    picture = images.flatten(first)
+    fitted = images.fit(picture, size)
     fitted_mask = images.fit_mask(mask, size) if mask else None
     region = None
     if mask and fitted_mask and (padding := model.entry.mask_crop) is not None:
         region = crop.region(fitted, fitted_mask, first.size, padding)
         if region:
-            fitted, fitted_mask = region.cut(images.flatten(first)), region.cut(mask)
+            fitted, fitted_mask = region.cut(picture), region.cut(mask)
     return [
         Inputs(
             prompt=plan.prompt,

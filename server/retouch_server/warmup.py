@@ -5,7 +5,7 @@ sharing a forward pays.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,10 +16,12 @@ from torch import Tensor
 
 from . import images
 from .checkpoint import LoadError, one_line
+from .engine.engine import Engine
 from .engine.rows import Call, Rows
 from .engine.standins import Denoiser, own_copy, watch
 from .models import Inputs, Model
 from .previews import Previewer
+from .replies import to_pixels
 
 CALIBRATION_SECONDS = 1.5
 COUNTS = (1, 2, 4, 8)
@@ -85,10 +87,10 @@ def _warm_up(model: Model, previewer: Previewer) -> Sharing:
     rows = Rows(model.denoiser, entry.deterministic)
     sizes, budget = entry.fixed_sizes, entry.max_tokens
     where = entry.warm_up or [_small(model)]
-    for way in _ways(model)[1:]:
-        _edit(model, rows, previewer, where[0], way)
+    for inputs in _inputs(model, where[0])[1:]:
+        _edit(model, rows, previewer, inputs)
     for size in where:
-        call = _edit(model, rows, previewer, size, {})
+        call = _edit(model, rows, previewer, _inputs(model, size)[0])
         if entry.reuse and call.lead is None:
             raise ValueError("reuse: the latents that its denoiser takes are not one tensor")
         if entry.compile and not sizes:
@@ -100,41 +102,51 @@ def _warm_up(model: Model, previewer: Previewer) -> Sharing:
     return Sharing(budget, sizes)
 
 
+def engine(model: Model, sharing: Sharing, **options: Any) -> Engine:
+    """A model's engine, as its entry and its warm-up say. `options`: the rest of what `Engine` takes."""
+    entry = model.entry
+    return Engine(
+        model.denoiser,
+        slots=entry.slots,
+        max_rows=entry.max_rows,
+        max_tokens=sharing.max_tokens,
+        sizes=sharing.sizes,
+        exact=entry.deterministic,
+        cache_bytes=entry.cache_bytes,
+        reuse=entry.reuse,
+        **options,
+    )
+
+
 def _small(model: Model) -> tuple[int, int]:
     """A size at which a forward is short: 16 of the family's multiples a side."""
     side = 16 * model.family.multiple
     return images.output_size((side, side), None, model.family.multiple, model.entry.limits)
 
 
-def _ways(model: Model) -> list[dict[str, Any]]:
-    """What an edit must have for each of the model's pipelines to be used, the plain one's first."""
-    ways: list[dict[str, Any]] = [{}, {"mask": True}, {"strength": 0.5}]
-    names = [model.pipeline_name(mask="mask" in way, strength="strength" in way) for way in ways]
-    return [way for i, way in enumerate(ways) if names[i] not in names[:i]]
-
-
-def _edit(
-    model: Model,
-    rows: Rows,
-    previewer: Previewer,
-    size: tuple[int, int],
-    way: Mapping[str, Any],
-) -> Call:
-    """The first denoiser call of an edit of a picture of coloured tiles."""
+def _inputs(model: Model, size: tuple[int, int]) -> list[Inputs]:
+    """An edit of a picture of coloured tiles for each of the model's pipelines, the plain one's first."""
     tiles = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     picture = Image.fromarray(tiles).resize(size, Image.Resampling.BICUBIC)
     guidance = model.defaults.guidance_scale if model.takes_guidance else None
-    inputs = Inputs("warm", picture, steps=STEPS, seed=0, guidance_scale=guidance)
-    if "mask" in way:
-        inputs = replace(inputs, mask=picture.convert("L").point(lambda grey: 255 * (grey > 127)))
+    plain = Inputs("warm", picture, steps=STEPS, seed=0, guidance_scale=guidance)
+    mask = picture.convert("L").point(lambda grey: 255 * (grey > 127))
+    each: dict[str, Inputs] = {}
+    for inputs in (plain, replace(plain, mask=mask), replace(plain, strength=0.5)):
+        each.setdefault(model.pipeline_of(inputs), inputs)
+    return list(each.values())
+
+
+def _edit(model: Model, rows: Rows, previewer: Previewer, inputs: Inputs) -> Call:
+    """The first denoiser call of an edit."""
     recorder = _Recorder(model, rows)
-    result = model.run(replace(inputs, strength=way.get("strength")))(recorder)
+    result = model.run(inputs)(recorder)
     if recorder.call is None:
         raise RuntimeError("its pipeline did not call its denoiser")
     if not result.isfinite().all():
         raise RuntimeError("its result is not a number")
     if recorder.latents is not None:
-        previewer.learn(recorder.latents, result[0].permute(1, 2, 0).numpy())
+        previewer.learn(recorder.latents, to_pixels(result))
     return recorder.call
 
 

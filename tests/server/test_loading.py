@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 
 from retouch_server.catalog import Defaults, MaxProfile, ModelEntry
 from retouch_server.engine.engine import Engine
-from retouch_server.loading import LoadError, load, memory_bytes
+from retouch_server.loading import LoadError, load
 from retouch_server.memory import GIB, MARGIN, RESERVE
 from retouch_server.metrics import Metrics
 from tests.server import tiny
@@ -127,13 +127,13 @@ def test_memory_of_a_loaded_model(tiny_model: Load, tiny_folder: Folder) -> None
     model, wide = load(entry, "cpu"), tiny_model("kontext")
     assert model.denoiser.dtype is torch.bfloat16
     floats = 4 * wide.parameters
-    buffers = memory_bytes(wide) - floats
+    buffers = wide.memory_bytes - floats
     assert 0 < buffers < 0.01 * floats
-    assert memory_bytes(model) - buffers == floats // 2
+    assert model.memory_bytes - buffers == floats // 2
     metrics = Metrics(["m"])
     metrics.watch(model, cast(Engine, MagicMock(slots=1)))
     sample = metrics.registry.get_sample_value("retouch_server_model_memory_bytes", {"model": "m"})
-    assert sample == memory_bytes(model)
+    assert sample == model.memory_bytes
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])

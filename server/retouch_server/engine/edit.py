@@ -45,8 +45,7 @@ class Edit:
     cancelled. Cancelling the future is how an edit is cancelled, from any thread. `total`: steps it takes in all, an
     estimate until the first is done. `reused`: forwards that its own last answers stood in for. `previews`: how many
     times, spread over its steps, `on_preview` gets the latents as they would be without their noise (float32, CPU).
-    `latents`: the last of these, as
-    the model has them.
+    `latents`: the last of these, as the model has them.
     """
 
     run: Run

@@ -7,7 +7,6 @@ works too; its calls run alone.
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import math
 from collections.abc import Hashable, Mapping, Sequence
@@ -20,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from .cache import fingerprint
 from .tables import MASKING, TABLES
 
 
@@ -151,8 +151,8 @@ class Rows:
         """Something that is equal exactly for arguments of equal value."""
         if isinstance(value, Tensor):
             if value not in self._digests:
-                self._digests[value] = _digest(value)
-            return (value.dtype, value.device, value.shape, bytes(self._digests[value]))
+                self._digests[value] = fingerprint(value)
+            return (value.device, self._digests[value])
         if isinstance(value, Mapping):
             return tuple((name, self._value(part)) for name, part in sorted(value.items()))
         if isinstance(value, list | tuple):
@@ -248,8 +248,3 @@ def _split(rows: Any, counts: Sequence[int]) -> list[Any]:
         return list(torch.split(rows, list(counts)))
     left = iter(rows)
     return [[next(left) for _ in range(count)] for count in counts]
-
-
-def _digest(tensor: Tensor) -> bytes:
-    data = tensor.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy()
-    return hashlib.blake2b(data.tobytes(), digest_size=16).digest()
