@@ -23,6 +23,7 @@ bench: $(READY)  ## measure, as ratios in one run; results go to bench/LOG.md by
 	$(VENV)/bin/python -m bench.compare
 	$(VENV)/bin/python -m bench.switches
 	$(VENV)/bin/python -m bench.policy
+	$(VENV)/bin/python -m bench.gateway
 
 clean:  ## remove what the other targets made
 	rm -rf $(VENV) .retouch
@@ -32,5 +33,5 @@ $(READY): pyproject.toml constraints.txt
 	@echo "Setting up $(VENV) (a minute or two, once) ..."
 	@[ -x $(VENV)/bin/pip ] && $(VENV)/bin/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' || $(PYTHON) -m venv --clear $(VENV)
 	@$(VENV)/bin/pip install -qq --disable-pip-version-check -c constraints.txt torch
-	@$(VENV)/bin/pip install -qq --disable-pip-version-check -c constraints.txt -e '.[server,gateway,cli,dev]'
+	@$(VENV)/bin/pip install -qq --disable-pip-version-check -c constraints.txt -e '.[server,gateway,object-store,redis,cli,dev]'
 	@touch $@
