@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from retouch_cli import up
+from retouch_cli import key, up
 from retouch_cli.errors import Failure
 
 DESCRIPTION = "AI image edits as a service. `retouch COMMAND --help` is each command's manual."
@@ -15,6 +15,7 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="retouch", description=DESCRIPTION)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     up.add_to(commands)
+    key.add_to(commands)
     return parser
 
 
