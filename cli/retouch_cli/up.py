@@ -94,6 +94,8 @@ async def up(arguments: argparse.Namespace) -> int:
     addresses = Addresses.of(environment)
     addresses.check_free()
     environment.setdefault("RETOUCH_GATEWAY_UPSTREAM", addresses.grpc.authority)
+    for tier in ("SERVER", "GATEWAY"):  # whose logs are read by whoever is here
+        environment.setdefault(f"RETOUCH_{tier}_LOG_FORMAT", "text")
 
     folder = writable_folder()
     server = Child("retouch-server", folder / "server.log")

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
+from . import logs
 from .settings import Settings, SettingsError, read, unknown_variables
 
 if TYPE_CHECKING:
@@ -28,9 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except SettingsError as error:
         print(error, file=sys.stderr)
         sys.exit(2)
-    logging.basicConfig(
-        level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    logs.configure(settings.log_level, settings.log_format)
     for name in unknown_variables():
         log.warning("%s is not a setting", name)
     # Before torch is imported. Its threads wait for each other by spinning: beside one busy program on two
@@ -41,6 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    # What gRPC's core would write beside the log; a port that is taken, it also raises.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     sys.exit(asyncio.run(serve(settings)))
 
 
@@ -50,6 +51,7 @@ async def serve(settings: Settings) -> int:
     from .loading import LoadError
     from .server import BindError, Server
 
+    logs.adopt()
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
 

@@ -21,10 +21,11 @@ from retouch.v1.image_edit_pb2_grpc import add_ImageEditServicer_to_server
 from . import catalog, loading, warmup
 from .engine.engine import Engine
 from .images import InputLimits
+from .jobs import Served
 from .metrics import Metrics
 from .models import Model
 from .previews import Previewer
-from .service import ImageEdit, Served
+from .service import ImageEdit
 from .settings import Settings
 from .warmup import Sharing
 
@@ -71,7 +72,10 @@ class Server:
         host, port = self._settings.host.strip("[]"), self._settings.port
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
-            self.port = self._grpc.add_insecure_port(address)
+            if credentials := _credentials(self._settings):
+                self.port = self._grpc.add_secure_port(address, credentials)
+            else:
+                self.port = self._grpc.add_insecure_port(address)
         except RuntimeError:
             raise BindError(
                 f"RETOUCH_SERVER_PORT: cannot listen on {address}: is it taken?"
@@ -146,7 +150,7 @@ class Server:
         if self._service.served:
             await asyncio.sleep(self._settings.drain_wait)
             self._service.draining = True
-            await self._service.idle(self._settings.drain_timeout)
+            await self._service.access.idle(self._settings.drain_timeout)
         await self._grpc.stop(0.5)
         engines = [served.engine for served in self._service.served.values()]
         ended = [await asyncio.to_thread(engine.stop, 2) for engine in engines]
@@ -155,6 +159,18 @@ class Server:
             self._page.shutdown()
             self._page.server_close()
         return all(ended) and not self._loading
+
+
+def _credentials(settings: Settings) -> grpc.ServerCredentials | None:
+    """By what the server proves itself, and whether its callers must; None for plain text."""
+    if not (settings.tls_cert and settings.tls_key):
+        return None
+    ca = settings.tls_client_ca
+    return grpc.ssl_server_credentials(
+        [(settings.tls_key.read_bytes(), settings.tls_cert.read_bytes())],
+        ca.read_bytes() if ca else None,
+        require_client_auth=bool(ca),
+    )
 
 
 def _options(settings: Settings) -> list[tuple[str, int]]:

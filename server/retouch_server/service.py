@@ -5,83 +5,37 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeAlias, cast
+from typing import Any, cast
 
-import grpc
 from torch import Tensor
 
 from retouch.v1 import image_edit_pb2 as pb
 from retouch.v1.image_edit_pb2_grpc import ImageEditServicer
 
 from . import images, replies, validation
+from .access import Access, Context, late
 from .engine import edit as engine_edit
 from .engine.edit import DeadlinePassed, EngineStopped, QueueFull
-from .engine.engine import Engine
 from .errors import (
     Busy,
     ModelFailed,
     NotServing,
     OutOfTime,
     Refused,
-    RequestError,
     UnknownModel,
 )
+from .jobs import Job, Served
 from .metrics import Metrics
-from .models import Flagged, Inputs, Model
+from .models import Flagged, Inputs
 from .previews import Previewer
 from .streaming import Events
 from .validation import Plan
 
 log = logging.getLogger(__name__)
 ACCEPTED = "retouch-accepted"
-Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
-
-
-@dataclass
-class Served:
-    """A model, the engine that runs it, and who draws its previews. `decoding`: edits on their way to the queue."""
-
-    model: Model
-    engine: Engine
-    previewer: Previewer
-    decoding: int = 0
-
-    @contextmanager
-    def place(self, edits: int) -> Iterator[None]:
-        """Hold places in the queue while pictures are decoded. Raises QueueFull, before anything is spent."""
-        if self.engine.queued + self.decoding + edits > self.engine.queue_size:
-            raise QueueFull(self.engine.retry_after)
-        self.decoding += edits
-        try:
-            yield
-        finally:
-            self.decoding -= edits
-
-
-@dataclass(frozen=True)
-class Job:
-    """A request that was accepted: its edits are the engine's, and will each be answered.
-
-    Leaving its `with` block, however that happens, cancels what has not been.
-    """
-
-    served: Served
-    plan: Plan
-    inputs: Sequence[Inputs]
-    edits: Sequence[engine_edit.Edit]
-    ahead: int
-
-    def __enter__(self) -> Job:
-        return self
-
-    def __exit__(self, *reason: object) -> None:
-        for edit in self.edits:
-            edit.future.cancel()
 
 
 class ImageEdit(ImageEditServicer):
@@ -94,14 +48,13 @@ class ImageEdit(ImageEditServicer):
     def __init__(self, metrics: Metrics, pool: Executor, limits: images.InputLimits) -> None:
         self.served: Mapping[str, Served] = {}
         self.draining = False
-        self._calls = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self.access = Access(metrics)
         self._metrics, self._pool, self._limits = metrics, pool, limits
 
     async def Edit(self, request: pb.EditRequest, context: Context) -> pb.EditResponse:
-        async with self._answering("Edit", context):
+        async with self.access.answering("Edit", context) as call:
             with await self._accept(request, context) as job:
+                call.job = job
                 # From here a retry would do the work twice: the first metadata ends gRPC's own, and tells the caller.
                 await context.send_initial_metadata(((ACCEPTED, "1"),))
                 response = await self._finish(job, context)
@@ -110,9 +63,10 @@ class ImageEdit(ImageEditServicer):
     async def StreamEdit(
         self, request: pb.EditRequest, context: Context
     ) -> AsyncIterator[pb.EditEvent]:
-        async with self._answering("StreamEdit", context):
+        async with self.access.answering("StreamEdit", context) as call:
             events = Events()
             with await self._accept(request, context, events) as job:
+                call.job = job
                 finish = asyncio.create_task(self._finish(job, context))
                 try:
                     place = partial(job.served.engine.place, job.edits[0])
@@ -125,7 +79,7 @@ class ImageEdit(ImageEditServicer):
     async def ListModels(
         self, request: pb.ListModelsRequest, context: Context
     ) -> pb.ListModelsResponse:
-        async with self._answering("ListModels", context):
+        async with self.access.answering("ListModels", context):
             if not self.served:
                 raise NotServing("the models are still loading")
             models = [replies.describe(s.model, self._limits) for s in self.served.values()]
@@ -185,15 +139,6 @@ class ImageEdit(ImageEditServicer):
             edit.previews = plan.previews
             edit.on_preview = partial(events.on_preview, draw, i)
 
-    async def idle(self, seconds: float) -> bool:
-        """Wait until no call is under way; False if some still are after `seconds`."""
-        try:
-            async with asyncio.timeout(seconds):
-                await self._idle.wait()
-        except TimeoutError:
-            return False
-        return True
-
     def _find(self, name: str) -> Served:
         if self.draining:
             raise NotServing("the server is stopping")
@@ -232,11 +177,9 @@ class ImageEdit(ImageEditServicer):
             usage=pb.Usage(
                 input_images=1 + len(job.inputs[0].references),
                 output_images=len(pictures),
-                steps=sum(edit.steps for edit in job.edits),
+                steps=job.steps,
             ),
-            timings=replies.timings(
-                max(job.edits, key=lambda edit: (edit.ended_at or 0) - edit.queued_at)
-            ),
+            timings=job.timings,
             model=job.served.model.entry.id,
         )
 
@@ -247,7 +190,7 @@ class ImageEdit(ImageEditServicer):
         def count(future: Future[Tensor]) -> None:
             if future.cancelled():
                 # When a deadline passes, gRPC cancels the call at the same moment.
-                outcome = "expired" if _late(edit.remaining) else "cancelled"
+                outcome = "expired" if late(edit.remaining) else "cancelled"
             elif isinstance(future.exception(), DeadlinePassed):
                 outcome = "expired"
             else:
@@ -255,33 +198,6 @@ class ImageEdit(ImageEditServicer):
             self._metrics.finished(model, edit, outcome)
 
         return count
-
-    @asynccontextmanager
-    async def _answering(self, method: str, context: Context) -> AsyncIterator[None]:
-        """Answer a call's errors with their status and details, and count the call, however it ends."""
-        started = time.monotonic()
-        code = grpc.StatusCode.OK
-        self._calls += 1
-        self._idle.clear()
-        try:
-            yield
-        except RequestError as error:
-            code = error.status
-            await context.abort_with_status(error.to_status())
-        except (asyncio.CancelledError, GeneratorExit):
-            late = _late(context.time_remaining())
-            code = grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED
-            raise
-        except Exception:
-            log.exception("%s failed", method)
-            code = grpc.StatusCode.INTERNAL
-            await context.abort(code, "internal error")
-        finally:
-            self._metrics.requests.labels(method, code.name).inc()
-            self._metrics.request_seconds.labels(method).observe(time.monotonic() - started)
-            self._calls -= 1
-            if not self._calls:
-                self._idle.set()
 
 
 def _learn(previewer: Previewer, latents: Tensor | None, result: Tensor) -> None:
@@ -291,8 +207,3 @@ def _learn(previewer: Previewer, latents: Tensor | None, result: Tensor) -> None
             previewer.learn(latents, replies.to_pixels(result))
         except ValueError as error:
             log.debug("nothing learned for previews: %s", error)
-
-
-def _late(remaining: float | None) -> bool:
-    """Whether a call that was cancelled had run out of time: its caller's clock may be a little ahead of ours."""
-    return remaining is not None and remaining < 0.1

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import ssl
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError, ValidationInfo, field_validator
+from pydantic import Field, FilePath, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict
 
 from . import catalog
@@ -36,6 +38,17 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address to listen on, for gRPC and metrics.")
     port: Port = Field(50051, description="gRPC port.")
     metrics_port: Port = Field(9090, description="Port of the Prometheus page; 0 = none.")
+    tls_cert: FilePath | None = Field(
+        None, description="PEM file of the server's certificate: gRPC by TLS; with TLS_KEY."
+    )
+    tls_key: FilePath | None = Field(
+        None,
+        validate_default=True,  # it is what TLS_CERT alone would get
+        description="PEM file of its private key.",
+    )
+    tls_client_ca: FilePath | None = Field(
+        None, description="PEM file of who signs callers' certificates, which are then needed."
+    )
     anonymous: bool = Field(
         False,
         validate_default=True,  # it is what a wide HOST alone would get
@@ -70,6 +83,7 @@ class Settings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="Least severe log line."
     )
+    log_format: Literal["json", "text"] = Field("json", description="json or text.")
 
     @field_validator("models")
     @classmethod
@@ -77,18 +91,54 @@ class Settings(BaseSettings):
         catalog.read(models)
         return models
 
+    @field_validator("tls_key")
+    @classmethod
+    def _pair(cls, key: Path | None, info: ValidationInfo) -> Path | None:
+        if "tls_cert" not in info.data:
+            return key  # that mistake is told already
+        cert = info.data["tls_cert"]
+        if bool(key) != bool(cert):
+            raise ValueError("TLS_CERT and TLS_KEY need each other")
+        if key:
+            # gRPC would take any bytes, and say no more than that connections fail.
+            try:
+                ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, password="")
+            except OSError as error:  # ssl.SSLError is one
+                raise ValueError(f"is not the PEM key of TLS_CERT{_reason(error)}") from None
+        return key
+
+    @field_validator("tls_client_ca")
+    @classmethod
+    def _authority(cls, ca: Path | None, info: ValidationInfo) -> Path | None:
+        if ca and "tls_key" in info.data and not info.data["tls_key"]:
+            raise ValueError("needs TLS_CERT and TLS_KEY")
+        if ca:
+            try:
+                ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(ca)
+            except OSError as error:
+                raise ValueError(f"holds no PEM certificate{_reason(error)}") from None
+        return ca
+
     @field_validator("anonymous")
     @classmethod
     def _asked_for(cls, anonymous: bool, info: ValidationInfo) -> bool:
         host = info.data.get("host")
-        if host is not None and not anonymous and not _is_loopback(host):
-            raise ValueError(f"must be true to listen on {host}: callers are not authenticated")
+        open_to_all = not anonymous and not info.data.get("tls_client_ca")
+        if host is not None and open_to_all and not _is_loopback(host):
+            raise ValueError(
+                f"must be true to listen on {host} without TLS_CLIENT_CA: callers are not authenticated"
+            )
         return anonymous
 
     @property
     def max_message_bytes(self) -> int:
         """16 images and a mask, and room for the words."""
         return 17 * self.max_image_bytes + 1024 * 1024
+
+
+def _reason(error: OSError) -> str:
+    reason = error.reason if isinstance(error, ssl.SSLError) else error.strerror
+    return f": {reason.lower().replace('_', ' ')}" if reason else ""
 
 
 def _is_loopback(host: str) -> bool:

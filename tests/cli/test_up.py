@@ -51,6 +51,15 @@ def test_passes_the_environment_on_and_derives_the_upstream(
     assert run.end(signal.SIGINT) == (0, "")
 
 
+def test_logs_are_to_be_read_unless_told_otherwise(up: Start) -> None:
+    run = up("--no-edit", RETOUCH_GATEWAY_LOG_FORMAT="json")
+    run.wait_ready()
+    server = json.loads((run.folder / "retouch-server").read_text())
+    gateway = json.loads((run.folder / "retouch-gateway").read_text())
+    assert server["RETOUCH_SERVER_LOG_FORMAT"] == "text"
+    assert gateway["RETOUCH_GATEWAY_LOG_FORMAT"] == "json"
+
+
 def test_keeps_an_upstream_that_is_set(up: Start) -> None:
     run = up("--no-edit", RETOUCH_GATEWAY_UPSTREAM="gpu-node:50051")
     run.wait_ready()

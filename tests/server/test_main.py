@@ -26,7 +26,13 @@ class Process:
     """`retouch-server` on free ports, its log read as it comes."""
 
     def __init__(self, log: Path, models: str) -> None:
-        settings = {"PORT": "0", "METRICS_PORT": "0", "MODELS": models, "DEVICE": "cpu"}
+        settings = {
+            "PORT": "0",
+            "METRICS_PORT": "0",
+            "MODELS": models,
+            "DEVICE": "cpu",
+            "LOG_FORMAT": "text",
+        }
         environment = os.environ | {
             f"RETOUCH_SERVER_{name}": value for name, value in settings.items()
         }

@@ -393,6 +393,9 @@ class _Context:
     def time_remaining(self) -> None:
         return None
 
+    def invocation_metadata(self) -> None:
+        return None
+
     async def send_initial_metadata(self, metadata: Any) -> None:
         await self._send()
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from retouch_server.settings import PREFIX, SettingsError, read
+from tests.certificates import Authority
 
 
 def test_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,3 +61,57 @@ def test_loopback_needs_no_leave(host: str, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_messages_hold_sixteen_images_and_a_mask() -> None:
     assert read([]).max_message_bytes > 17 * 4 * 1024 * 1024
+
+
+def authority(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Authority:
+    """One whose certificate for the server is set."""
+    ca = Authority(folder)
+    pair = ca.issue("server")
+    monkeypatch.setenv(PREFIX + "TLS_CERT", str(pair.cert))
+    monkeypatch.setenv(PREFIX + "TLS_KEY", str(pair.key))
+    return ca
+
+
+def test_callers_that_prove_themselves_may_come_from_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ca = authority(tmp_path, monkeypatch)
+    monkeypatch.setenv(PREFIX + "HOST", "0.0.0.0")
+    with pytest.raises(SettingsError, match="ANONYMOUS: must be true"):
+        read([])  # TLS alone keeps nobody out
+    monkeypatch.setenv(PREFIX + "TLS_CLIENT_CA", str(ca.cert))
+    assert read([]).tls_client_ca == ca.cert
+
+
+@pytest.mark.parametrize(
+    ("variable", "file", "words"),
+    [
+        ("TLS_KEY", "other.key", "TLS_KEY: is not the PEM key of TLS_CERT: key values mismatch"),
+        ("TLS_KEY", "garbage", "TLS_KEY: is not the PEM key of TLS_CERT"),
+        ("TLS_CERT", "garbage", "TLS_KEY: is not the PEM key of TLS_CERT"),
+        ("TLS_CERT", "nowhere", "TLS_CERT: Path does not point to a file"),
+        ("TLS_KEY", None, "TLS_KEY: TLS_CERT and TLS_KEY need each other"),
+        ("TLS_CERT", None, "TLS_KEY: TLS_CERT and TLS_KEY need each other"),
+        ("TLS_CLIENT_CA", "garbage", "TLS_CLIENT_CA: holds no PEM certificate"),
+    ],
+)
+def test_certificates_that_make_no_sense(
+    variable: str, file: str | None, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority(tmp_path, monkeypatch).issue("other")
+    (tmp_path / "garbage").write_text("-----BEGIN CERTIFICATE-----\nno\n")
+    if file:
+        monkeypatch.setenv(PREFIX + variable, str(tmp_path / file))
+    else:
+        monkeypatch.delenv(PREFIX + variable)
+    with pytest.raises(SettingsError) as mistakes:
+        read([])
+    assert str(mistakes.value) == PREFIX + words
+
+
+def test_callers_can_prove_themselves_by_tls_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(PREFIX + "TLS_CLIENT_CA", str(Authority(tmp_path).cert))
+    with pytest.raises(SettingsError, match="TLS_CLIENT_CA: needs TLS_CERT and TLS_KEY"):
+        read([])

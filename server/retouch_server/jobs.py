@@ -1,0 +1,70 @@
+"""Requests that were accepted: what serves them, and the engine's edits that they became."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from retouch.v1 import image_edit_pb2 as pb
+
+from . import replies
+from .engine import edit as engine_edit
+from .engine.edit import QueueFull
+from .engine.engine import Engine
+from .models import Inputs, Model
+from .previews import Previewer
+from .validation import Plan
+
+
+@dataclass
+class Served:
+    """A model, the engine that runs it, and who draws its previews. `decoding`: edits on their way to the queue."""
+
+    model: Model
+    engine: Engine
+    previewer: Previewer
+    decoding: int = 0
+
+    @contextmanager
+    def place(self, edits: int) -> Iterator[None]:
+        """Hold places in the queue while pictures are decoded. Raises QueueFull, before anything is spent."""
+        if self.engine.queued + self.decoding + edits > self.engine.queue_size:
+            raise QueueFull(self.engine.retry_after)
+        self.decoding += edits
+        try:
+            yield
+        finally:
+            self.decoding -= edits
+
+
+@dataclass(frozen=True)
+class Job:
+    """A request that was accepted: its edits are the engine's, and will each be answered.
+
+    Leaving its `with` block, however that happens, cancels what has not been.
+    """
+
+    served: Served
+    plan: Plan
+    inputs: Sequence[Inputs]
+    edits: Sequence[engine_edit.Edit]
+    ahead: int
+
+    def __enter__(self) -> Job:
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        for edit in self.edits:
+            edit.future.cancel()
+
+    @property
+    def steps(self) -> int:
+        """Run until now, over all its edits."""
+        return sum(edit.steps for edit in self.edits)
+
+    @property
+    def timings(self) -> pb.Timings:
+        """Those of the edit that took longest."""
+        longest = max(self.edits, key=lambda edit: (edit.ended_at or 0) - edit.queued_at)
+        return replies.timings(longest)
