@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import ctypes
+import asyncio
 import logging
 import secrets
 import signal
 import socket
 import sys
+from collections.abc import Sequence
 from typing import NoReturn
 
 import uvicorn
 from prometheus_client import disable_created_metrics, start_http_server
 
+from retouch_gateway import logs, memory
 from retouch_gateway.app import create_app
-from retouch_gateway.hosting import Store, kept_key
+from retouch_gateway.keys import KeysError
 from retouch_gateway.metrics import Metrics
 from retouch_gateway.protocol import EnvelopeProtocol
 from retouch_gateway.settings import (
@@ -24,10 +26,9 @@ from retouch_gateway.settings import (
     load,
     unknown_variables,
 )
+from retouch_gateway.stores import Store, kept_key, open_store
 
 log = logging.getLogger("retouch_gateway")
-
-M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8  # malloc.h
 
 
 def main() -> None:
@@ -42,10 +43,8 @@ def main() -> None:
         settings = load(sys.argv[1:])
     except SettingsError as error:
         _leave(2, *error.lines)
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
-    _give_memory_back()
+    logs.configure(settings.log_level, settings.log_format)
+    memory.configure()
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     for name in unknown_variables():
         log.warning("%s is not a setting", name)
@@ -58,21 +57,28 @@ def serve(settings: Settings) -> None:
     disable_created_metrics()  # type: ignore[no-untyped-call]
     metrics = Metrics()
     listener = _listen(settings)
-    store = Store(settings.store, settings.ttl, _keys(settings), metrics)
+    store, signing_keys = _store(settings)
+    try:
+        app = create_app(settings, store, signing_keys, metrics)
+    except KeysError as error:
+        _leave(2, *(f"{PREFIX}KEYS: {line}" for line in error.lines))
+    except SettingsError as error:
+        _leave(2, *error.lines)
     if settings.metrics_port:
         try:
             start_http_server(settings.metrics_port, settings.host, metrics.registry)
         except OSError as error:
             _taken("METRICS_PORT", settings.host, settings.metrics_port, error)
     config = uvicorn.Config(
-        create_app(settings, store, metrics),
+        app,
         http=EnvelopeProtocol,
         loop="uvloop",
         ws="none",
         log_config=None,
         access_log=False,
         server_header=False,
-        proxy_headers=False,  # behind a proxy, PUBLIC_URL says what it is called
+        proxy_headers=False,  # origin.py reads them
+        timeout_keep_alive=settings.keep_alive,
         timeout_graceful_shutdown=int(settings.timeout) + 5,
     )
     host, port = listener.getsockname()[:2]
@@ -84,18 +90,6 @@ def serve(settings: Settings) -> None:
     uvicorn.Server(config).run([listener])
 
 
-def _give_memory_back() -> None:
-    """Have glibc map large blocks alone, so that freed images leave the process.
-
-    By itself it raises its threshold with each large block that is freed, and keeps the rest in per-thread heaps: after
-    sixteen edits of 4 MiB at once 191 MiB stayed; so, 99 do.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc's alone
-    if mallopt:
-        mallopt(M_ARENA_MAX, 2)
-        mallopt(M_MMAP_THRESHOLD, 256 * 1024)
-
-
 def _listen(settings: Settings) -> socket.socket:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
@@ -104,14 +98,22 @@ def _listen(settings: Settings) -> socket.socket:
         _taken("PORT", settings.host, settings.port, error)
 
 
-def _keys(settings: Settings) -> list[bytes]:
-    if settings.signing_keys:
-        return settings.signing_keys
+def _store(settings: Settings) -> tuple[Store, Sequence[bytes]]:
+    """The store, and the keys of its URLs."""
     try:
-        return [kept_key(settings.store)]
+        store = open_store(settings.store)
     except OSError as error:
-        log.warning("store: %s; image URLs will not survive a restart", error.strerror or error)
-        return [secrets.token_bytes(32)]
+        _leave(2, f"{PREFIX}STORE: {error}")
+    if settings.signing_keys:
+        return store, settings.signing_keys
+    try:
+        return store, [asyncio.run(kept_key(store))]
+    except OSError as error:
+        reason = error.strerror or error
+        if "://" in settings.store:  # others use it too, and would know none of our URLs
+            _leave(1, f"{PREFIX}STORE: no signing key can be kept there: {reason}")
+        log.warning("store: %s; image URLs will not survive a restart", reason)
+        return store, [secrets.token_bytes(32)]
 
 
 def _taken(variable: str, host: str, port: int, error: OSError) -> NoReturn:

@@ -20,22 +20,64 @@ PROBES = frozenset({"/healthz", "/readyz"})
 
 # What is safe in a header, a log line and gRPC metadata.
 _SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+# https://www.w3.org/TR/trace-context: version ff and ids of zeros alone are invalid.
+_TRACEPARENT = re.compile(
+    r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
+)
+_TRACESTATE = re.compile(r"[ -~]{1,512}")
 
 
 @dataclass(slots=True)
 class Visit:
-    """One request under way; `scope["state"]["visit"]`."""
+    """One request under way; `scope["state"]["visit"]`.
+
+    `traceparent`, `tracestate`: the caller's, where they are sane, else empty: no trace is begun here.
+    `key`: the id of its API key; `model`, `images`: who edited, how many came of it. For the log, once they are known.
+    `headers`: are put on the answer, whatever it is.
+    """
 
     id: str
+    traceparent: str = ""
+    tracestate: str = ""
+    key: str = ""
+    model: str = ""
+    images: int = 0
+    headers: dict[str, str] = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)
-    status: int = 499  # until an answer starts
+    status: int = ClientGone.status  # until an answer starts
+    ended: bool = False
     bytes_in: int = 0
     bytes_out: int = 0
+
+    @classmethod
+    def of(cls, headers: Headers) -> Visit:
+        """What the caller's headers make of it."""
+        given = headers.get("x-request-id", "")
+        visit = cls(given if _SANE_ID.fullmatch(given) else _new_id())
+        parents, state = headers.getlist("traceparent"), ",".join(headers.getlist("tracestate"))
+        if len(parents) == 1 and _TRACEPARENT.fullmatch(parents[0]):
+            visit.traceparent = parents[0]
+            visit.tracestate = state if _TRACESTATE.fullmatch(state) else ""
+        return visit
 
     @property
     def seconds(self) -> float:
         """Since the request's first byte."""
         return time.monotonic() - self.started
+
+    @property
+    def trace_id(self) -> str:
+        return self.traceparent[3:35]
+
+    @property
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """What travels to the server."""
+        sent = {
+            "x-request-id": self.id,
+            "traceparent": self.traceparent,
+            "tracestate": self.tracestate,
+        }
+        return tuple((name, value) for name, value in sent.items() if value)
 
 
 class Access:
@@ -49,8 +91,7 @@ class Access:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        given = Headers(scope=scope).get("x-request-id", "")
-        visit = Visit(given if _SANE_ID.fullmatch(given) else f"req_{secrets.token_hex(16)}")
+        visit = Visit.of(Headers(scope=scope))
         scope.setdefault("state", {})["visit"] = visit
 
         async def receiving() -> Message:
@@ -62,8 +103,11 @@ class Access:
             if message["type"] == "http.response.start":
                 visit.status = message["status"]
                 headers = MutableHeaders(scope=message)
+                headers.update(visit.headers)
                 headers["x-request-id"] = visit.id
                 headers["openai-processing-ms"] = str(round(visit.seconds * 1000))
+            elif not message.get("more_body", False):
+                visit.ended = True
             if scope["method"] != "HEAD":
                 visit.bytes_out += len(message.get("body", b""))
             await send(message)
@@ -73,25 +117,50 @@ class Access:
                 await self.app(scope, receiving, sending)
             except Exception:
                 # Answered already, by the handler for whatever is not foreseen.
-                log.exception("unforeseen id=%s", visit.id)
+                log.exception("unforeseen", extra={"request_id": visit.id})
             finally:
                 self._record(scope, visit)
+
+    def refused(self, status: int) -> Visit:
+        """Record an answer given to what never became a request: no route, no method, no time."""
+        visit = Visit(_new_id(), status=status, ended=True)
+        self._record({"method": OTHER}, visit)
+        return visit
 
     def _record(self, scope: Scope, visit: Visit) -> None:
         route, method = _route(scope), scope["method"]
         method = method if method in METHODS else OTHER
         seconds = visit.seconds
-        if visit.status == ClientGone.status:
+        status = visit.status if visit.ended else ClientGone.status
+        if status == ClientGone.status:
             self.metrics.disconnects.inc()
-        self.metrics.requests.labels(route, method, str(visit.status)).inc()
+        self.metrics.requests.labels(route, method, str(status)).inc()
         self.metrics.request_seconds.labels(route).observe(seconds)
+        known = {
+            "trace_id": visit.trace_id,
+            "key": visit.key,
+            "model": visit.model,
+            "images": visit.images,
+        }
         log.log(
             # Probes come several times a minute, all day.
-            logging.DEBUG if route in PROBES and visit.status == 200 else logging.INFO,
-            "%s %s status=%d ms=%.0f bytes_in=%d bytes_out=%d id=%s",
-            *(method, route, visit.status, seconds * 1000),
-            *(visit.bytes_in, visit.bytes_out, visit.id),
+            logging.DEBUG if route in PROBES and status == 200 else logging.INFO,
+            "request",
+            extra={
+                "method": method,
+                "route": route,
+                "status": status,
+                "ms": round(seconds * 1000),
+                "bytes_in": visit.bytes_in,
+                "bytes_out": visit.bytes_out,
+                "request_id": visit.id,
+                **{name: value for name, value in known.items() if value},
+            },
         )
+
+
+def _new_id() -> str:
+    return f"req_{secrets.token_hex(16)}"
 
 
 def _route(scope: Scope) -> str:

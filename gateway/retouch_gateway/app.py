@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
 
 from starlette.applications import Starlette
-from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from retouch.v1.image_edit_pb2 import EditResponse, OutputFormat
-from retouch_gateway import dialects, replies
+from retouch_gateway import channels, idempotency, memory, openapi, origin, reference, replies
 from retouch_gateway.access import Access, Visit
+from retouch_gateway.dialects import Edit
 from retouch_gateway.errors import (
-    BadUpstream,
     GatewayError,
     NotFound,
     OutOfTime,
@@ -27,12 +27,19 @@ from retouch_gateway.errors import (
     envelope,
     error_response,
 )
-from retouch_gateway.hosting import Hosted, Store
-from retouch_gateway.intake import Linger, read_json_body, while_connected
+from retouch_gateway.fetch import Fetcher
+from retouch_gateway.hosting import Hosted, Hosting
+from retouch_gateway.idempotency import Claim, Idempotency
+from retouch_gateway.intake import Intake, Linger, while_connected
+from retouch_gateway.keys import Key, Keys
+from retouch_gateway.limits import Limits
 from retouch_gateway.metrics import Metrics
 from retouch_gateway.settings import Settings
+from retouch_gateway.sse import EventStream
+from retouch_gateway.stores import Store
 from retouch_gateway.upstream import Upstream
 
+JSON, EVENTS = "application/json", "text/event-stream; charset=utf-8"
 EXTENSIONS = {
     OutputFormat.OUTPUT_FORMAT_PNG: "png",
     OutputFormat.OUTPUT_FORMAT_JPEG: "jpg",
@@ -40,91 +47,160 @@ EXTENSIONS = {
 }
 
 
-def create_app(settings: Settings, store: Store, metrics: Metrics) -> ASGIApp:
-    """The whole gateway as an ASGI application; its lifespan opens the way upstream and sweeps."""
-    gateway = Gateway(settings, store, metrics)
+def create_app(
+    settings: Settings, store: Store, signing_keys: Sequence[bytes], metrics: Metrics
+) -> ASGIApp:
+    """The whole gateway as an ASGI application; its lifespan opens the way upstream and sweeps.
+
+    Raises KeysError for a file of keys with a mistake, SettingsError for certificates.
+    """
+    gateway = Gateway(settings, store, signing_keys, metrics)
     app = Starlette(
         routes=[
-            Route("/v1/images/edits", gateway.edit, methods=["POST"]),
+            Route(
+                "/v1/images/edits",
+                gateway.edit,
+                methods=["POST"],
+                middleware=[Middleware(Door, gateway=gateway)],
+            ),
             Route("/v1/models", gateway.models),
             Route("/v1/models/{id:path}", gateway.model),
-            Route("/images/{name}", gateway.image),
+            Route("/images/{name}", gateway.image, methods=["GET", "OPTIONS", "DELETE"]),
             Route("/healthz", gateway.healthz),
             Route("/readyz", gateway.readyz),
+            Route("/openapi.json", gateway.openapi),
+            Route("/docs", gateway.docs),
         ],
         exception_handlers=dict.fromkeys((GatewayError, HTTPException, Exception), _answer),
         lifespan=gateway.lifespan,
     )
     app.router.redirect_slashes = False
-    return Access(Linger(app), metrics)
+    return Access(Linger(app, gateway.intake), metrics)
 
 
-@dataclass
 class Gateway:
     """The endpoints, and what they share."""
 
-    settings: Settings
-    store: Store
-    metrics: Metrics
-    upstream: Upstream = field(init=False)
+    def __init__(
+        self, settings: Settings, store: Store, signing_keys: Sequence[bytes], metrics: Metrics
+    ) -> None:
+        self.settings = settings
+        self.metrics = metrics
+        self.keys = Keys(settings.keys, metrics)
+        self.credentials = channels.credentials(settings)
+        self.hosting = Hosting(store, settings.ttl, signing_keys, metrics)
+        self.idempotency = Idempotency(store, signing_keys, settings.ttl, settings.timeout)
+        self.intake = Intake(settings, metrics)
+        self.document = openapi.document(settings)
 
     @contextlib.asynccontextmanager
     async def lifespan(self, _app: Starlette) -> AsyncIterator[None]:
-        settings = self.settings
-        self.upstream = Upstream(settings.upstream, settings.send_bytes, self.metrics)
-        sweeping = asyncio.create_task(self.store.sweep_forever())
+        settings, metrics = self.settings, self.metrics
+        self.limits = Limits(
+            settings.limits_store,
+            settings.rate_limit,
+            settings.concurrency,
+            settings.timeout + settings.body_timeout,
+            metrics,
+        )
+        self.fetcher = Fetcher(
+            settings.fetch_images, settings.max_image_bytes, settings.fetch_timeout
+        )
+        self.upstream = Upstream(settings.upstreams, self.credentials, settings.send_bytes, metrics)
+        tasks = [
+            asyncio.create_task(self.hosting.sweep_forever(self.idempotency.expired)),
+            asyncio.create_task(self.keys.watch_forever()),
+            asyncio.create_task(memory.give_back_forever(self.intake)),
+        ]
+        await self.upstream.start()
         try:
             yield
         finally:
-            sweeping.cancel()
+            for task in tasks:
+                task.cancel()
+            await self.idempotency.close()
             await self.upstream.close()
+            await self.fetcher.close()
+            await self.limits.close()
 
     async def edit(self, request: Request) -> Response:
         visit: Visit = request.state.visit
-        edit = await self._read(request)
-        # The call's deadline is what is left of the request's budget, less the time to answer.
+        edit = await self.intake.read(request)
+        key = idempotency.key_of(request.headers)
+        if key is None:
+            return await self._edit(request, edit, None)
+        digest = await asyncio.to_thread(edit.digest)
+        claiming = self.idempotency.claim(visit.key, key, digest, self._seconds_left(visit))
+        # Held until all is said: what a stream's reply is, is known only then.
+        held: contextlib.AsyncExitStack = request.state.held
+        claim = await while_connected(request, held.enter_async_context(claiming))
+        if claim.reply:
+            return claim.reply.response()
+        return await self._edit(request, edit, claim)
+
+    async def _edit(self, request: Request, edit: Edit, claim: Claim | None) -> Response:
+        visit: Visit = request.state.visit
+        await while_connected(request, self.fetcher.fill(edit))
+        call = (edit.request, self._seconds_left(visit), visit.metadata)
+        host = partial(self._host, visit.key)
+        base_url = self._base_url(request)
+        if edit.stream:
+            events = self.upstream.stream(*call)
+            first = await while_connected(request, anext(events))
+            seconds = self._seconds_left(visit)
+            return EventStream(first, events, edit, host, base_url, seconds, _keeper(claim))
+        response = await while_connected(request, self.upstream.edit(*call))
+        replies.check(response.images)
+        visit.model, visit.images = response.model, len(response.images)
+        hosted = await host(response) if edit.hosted else []
+        reply = await replies.edited(response, edit, hosted, base_url)
+        if claim:
+            claim.finish(reply.status_code, {"content-type": JSON}, reply.body)
+        return reply
+
+    def _seconds_left(self, visit: Visit) -> float:
+        """Of the request's budget, less the time to answer. Raises OutOfTime."""
         left = self.settings.timeout * 0.99 - visit.seconds
         if left <= 0:
             raise OutOfTime
-        call = self.upstream.edit(edit.request, left, visit.id)
-        response = await while_connected(request, call)
-        if not response.images or any(image.format not in EXTENSIONS for image in response.images):
-            raise BadUpstream
-        hosted = await self._host(response) if edit.response_format == dialects.URL else []
-        return await replies.edited(response, hosted, self._base_url(request))
+        return left
 
-    async def _read(self, request: Request) -> dialects.Edit:
-        settings = self.settings
-        try:
-            body = await read_json_body(request, settings.body_bytes, settings.body_timeout)
-            return await run_in_threadpool(dialects.from_json, body, settings.max_image_bytes)
-        except GatewayError as error:
-            self.metrics.rejected(error.status)
-            raise
-
-    async def _host(self, response: EditResponse) -> list[Hosted | None]:
-        return [
-            await self.store.put(image.data, EXTENSIONS[image.format]) for image in response.images
-        ]
+    async def _host(self, owner: str, response: EditResponse) -> Sequence[Hosted | None]:
+        return await asyncio.gather(
+            *(
+                self.hosting.put(image.data, EXTENSIONS[image.format], owner)
+                for image in response.images
+            )
+        )
 
     def _base_url(self, request: Request) -> str:
-        return self.settings.public_url or str(request.base_url).rstrip("/")
+        return origin.base_url(request, self.settings.public_url, self.settings.networks)
 
     async def models(self, request: Request) -> Response:
-        listed = await self.upstream.models(request.state.visit.id)
-        data = [replies.model(model) for model in listed.models]
+        self.admit(request)
+        data = [replies.model(model) for model in await self.upstream.models()]
         return replies.json_response({"object": "list", "data": data})
 
     async def model(self, request: Request) -> Response:
+        self.admit(request)
         wanted = request.path_params["id"]
-        listed = await self.upstream.models(request.state.visit.id)
-        for model in listed.models:
+        for model in await self.upstream.models():
             if model.id == wanted:
                 return replies.json_response(replies.model(model))
         raise NotFound(f"There is no model {wanted[:200]!r}.", param="model")
 
+    def admit(self, request: Request) -> Key:
+        """The request's key. Raises Unauthorized."""
+        key = self.keys.find(request.headers)
+        request.state.visit.key = key.id
+        return key
+
     async def image(self, request: Request) -> Response:
-        return await self.store.serve(request.path_params["name"])
+        name = request.path_params["name"]
+        if request.method != "DELETE":
+            return await self.hosting.serve(request, name)
+        await self.hosting.delete(name, self.admit(request).id)
+        return Response(status_code=204)
 
     async def healthz(self, _request: Request) -> Response:
         return replies.json_response({"status": "alive"})
@@ -133,6 +209,44 @@ class Gateway:
         if not await self.upstream.ready():
             raise Unavailable
         return replies.json_response({"status": "ready"})
+
+    async def openapi(self, request: Request) -> Response:
+        servers = [{"url": self._base_url(request)}]
+        return replies.json_response(self.document | {"servers": servers})
+
+    async def docs(self, _request: Request) -> Response:
+        return HTMLResponse(reference.page(self.document), headers=reference.HEADERS)
+
+
+class Door:
+    """ASGI middleware of the edits' route: who comes in, how many, and what each holds until all is said."""
+
+    def __init__(self, app: ASGIApp, gateway: Gateway) -> None:
+        self.app = app
+        self.gateway = gateway
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope)
+        key = self.gateway.admit(request)
+        address = origin.client(request, self.gateway.settings.networks)
+        request.state.caller = key.id or address
+        lease = await self.gateway.limits.take(key, address)
+        request.state.visit.headers |= lease.headers
+
+        async def sending(message: Message) -> None:
+            if message["type"] == "http.response.body" and not message.get("more_body", False):
+                await lease.release()  # before the caller can send the next
+            await send(message)
+
+        async with contextlib.AsyncExitStack() as held:
+            held.push_async_callback(lease.release)
+            request.state.held = held
+            await self.app(scope, receive, sending)
+
+
+def _keeper(claim: Claim | None) -> Callable[[bytes], None] | None:
+    """What keeps a stream's end, to be given again."""
+    return partial(claim.finish, 200, {"content-type": EVENTS}) if claim else None
 
 
 async def _answer(_request: Request, error: Exception) -> Response:

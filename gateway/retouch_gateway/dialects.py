@@ -1,227 +1,168 @@
-"""Request bodies -> one EditRequest. The only place that knows the REST field names.
+"""Request bodies -> one Edit: JSON and multipart forms, by the same declaration of the fields.
 
-Ranges are the server's to judge. Checked here is what saves bytes (base64, image kind and size, how
-many) and what the contract cannot carry (a negative or oversized integer, a value of another type).
+Images are told by their content and bounded in bytes here, which saves sending them on. Ranges are the server's to
+judge.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
+import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
-import pybase64
+from google.protobuf.message import Message
 
-from retouch.v1.image_edit_pb2 import EditRequest, Size
+from retouch.v1.image_edit_pb2 import EditRequest
+from retouch_gateway import forms, json_body, pictures
 from retouch_gateway.errors import BadRequest, Violation
+from retouch_gateway.fields import BY_NAME, FIELDS, INLINE, URL, Field
+from retouch_gateway.multipart import Part
+from retouch_gateway.values import MAX_SHOWN, Wrong
 
-MAX_IMAGES = 16
-# Commas and brackets in a body: an edit has some dozens, and a prompt its own. Parsed, each `{}` takes thirty times the
-# memory that it takes in the body.
-MAX_STRUCTURE = 10_000
 MAX_VIOLATIONS = 20
-URL, INLINE = "url", "b64_json"
-SWITCH = {"true": True, "1": True, "on": True, "false": False, "0": False, "off": False}
-
-_SIZE = re.compile(r"([0-9]{1,5})x([0-9]{1,5})")
-_DATA_URL = re.compile(r"data:[^,]{0,200};base64,", re.IGNORECASE)
+BOTH = "both"  # what a form that says nothing gets: some of its senders read one alone, and do not say which
+UNKNOWN = "unknown field"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Edit:
     """One request as the gateway understood it."""
 
+    # An image or mask that is still to be fetched is empty in it.
     request: EditRequest
-    # How images are to come back: URL or INLINE.
-    response_format: str
+    # Whether each image comes back by `url`, and whether as `b64_json`: at least one of them.
+    hosted: bool
+    inline: bool
+    stream: bool
+    # Fields given that have no effect here, in the order given.
+    ignored: tuple[str, ...]
+    # What is to be fetched: `images[0]` or `mask` -> https address.
+    links: dict[str, str]
+
+    def digest(self) -> bytes:
+        """SHA-256 over what was asked, however it was written. Reads all images: not for the loop."""
+        asked = hashlib.sha256()
+        for declared, value in self.request.ListFields():
+            # One image at a time: the message as a whole would be a second copy of them all.
+            for item in value if declared.is_repeated else [value]:
+                data = _bytes(item)
+                asked.update(b"%s %d " % (declared.name.encode(), len(data)))
+                asked.update(data)
+        said = (
+            self.hosted,
+            self.inline,
+            self.stream,
+            sorted(self.ignored),
+            sorted(self.links.items()),
+        )
+        asked.update(_bytes(said))
+        return asked.digest()
+
+
+def _bytes(item: Any) -> bytes:
+    if isinstance(item, Message):
+        return item.SerializeToString(deterministic=True)
+    return item if isinstance(item, bytes) else repr(item).encode()
 
 
 def from_json(body: bytes | bytearray, max_image_bytes: int) -> Edit:
-    """The JSON dialect. Raises BadRequest, naming every field that is at fault."""
-    if sum(map(body.count, b",[{")) > MAX_STRUCTURE:
-        raise BadRequest("The body has too many fields, items or objects to be an edit.")
-    try:
-        given = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise BadRequest(f"The body is not JSON: {error.msg}.") from None
+    """A JSON body. Raises BadRequest, naming every field that is at fault."""
+    given = json_body.parse(body)
     if not isinstance(given, dict):
         raise BadRequest("The body must be a JSON object.")
-    reader = _Reader(max_image_bytes)
-    for name, value in given.items():
-        if value is not None:  # null is the same as absent
-            reader.read(name, value)
-        if len(reader.violations) == MAX_VIOLATIONS:
-            reader.violations.append((None, "and maybe more"))
-            break
-    if not reader.request.images and not any(_of_images(field) for field, _ in reader.violations):
-        reader.violations.insert(0, ("images", "is required"))
-    if any(text == "unknown field" for _, text in reader.violations):
-        reader.violations.append((None, f"the fields are {', '.join(FIELDS)}"))
-    if reader.violations:
-        raise BadRequest.of(reader.violations)
-    return Edit(reader.request, reader.response_format)
+    return _Reader(max_image_bytes, []).edit(given, URL)
 
 
-def _of_images(field: str | None) -> bool:
-    return (field or "").startswith("images")
+def from_form(parts: Iterable[Part], max_image_bytes: int) -> Edit:
+    """The parts of a form, emptied. Raises BadRequest, naming every field that is at fault."""
+    given, violations = forms.values(parts, pictures.TEXT * max_image_bytes)
+    return _Reader(max_image_bytes, violations).edit(given, BOTH)
 
 
 class _Reader:
     """Collects one request's fields, and every violation rather than the first."""
 
-    def __init__(self, max_image_bytes: int) -> None:
-        self.request = EditRequest()
-        self.response_format = URL
-        self.violations: list[Violation] = []
+    def __init__(self, max_image_bytes: int, violations: list[Violation]) -> None:
         self.max_image_bytes = max_image_bytes
+        self.violations = violations
+        self.request = EditRequest()
+        self.links: dict[str, str] = {}
+        self.ignored: list[str] = []
+        self.own: dict[str, Any] = {}  # what the contract has no field for
 
-    def read(self, name: str, value: Any) -> None:
+    def edit(self, given: dict[str, Any], response_format: str) -> Edit:
+        """The fields `given` as an Edit; `response_format` where they say nothing of it."""
+        for name, value in given.items():
+            if len(self.violations) >= MAX_VIOLATIONS:
+                self.violations.append((None, "and maybe more"))
+                break
+            if value is not None:  # null is the same as absent
+                self._read(name, value)
+        else:
+            self._whole()
+        if any(text == UNKNOWN for _, text in self.violations):
+            self.violations.append((None, f"the fields are {', '.join(f.name for f in FIELDS)}"))
+        if self.violations:
+            raise BadRequest.of(self.violations)
+        stream = self.own.get("stream", False)
+        wanted = self.own.get("response_format", INLINE if stream else response_format)
+        return Edit(
+            self.request,
+            hosted=wanted != INLINE,
+            inline=wanted != URL,
+            stream=stream,
+            ignored=tuple(self.ignored),
+            links=self.links,
+        )
+
+    def _whole(self) -> None:
+        """What is to be said of the fields together."""
+        wrong = {(field or "").partition("[")[0] for field, _ in self.violations}
+        if not self.request.images and not wrong & {"images", "image"}:
+            self.violations.insert(0, ("images", "is required"))
+        if self.request.partial_images and not self.own.get("stream") and "stream" not in wrong:
+            self.violations.append(("partial_images", "has an effect only with stream"))
+
+    def _read(self, name: str, value: Any) -> None:
         try:
-            if name in VALUES:
-                setattr(self.request, name, VALUES[name](name, value))
-            elif name in OTHERS:
-                OTHERS[name](self, name, value)
-            else:
-                raise Wrong(_shown(name), "unknown field")
+            declared = BY_NAME.get(name)
+            if not declared:
+                raise Wrong(_shown(name), UNKNOWN)
+            self._put(declared, declared.read(name, value))
         except Wrong as wrong:
             self.violations.append((wrong.field, wrong.text))
 
-    def images(self, name: str, value: Any) -> None:
-        if not isinstance(value, list):
-            raise Wrong(name, f"must be an array of base64 strings, not {_kind(value)}")
-        if not 1 <= len(value) <= MAX_IMAGES:
-            raise Wrong(name, f"must be 1 to {MAX_IMAGES} images, not {len(value)}")
-        self.request.images.extend(
-            image_bytes(f"{name}[{i}]", item, self.max_image_bytes) for i, item in enumerate(value)
-        )
+    def _put(self, declared: Field, value: Any) -> None:
+        name = declared.name
+        if name == "mask":
+            self.request.mask = self._picture(name, value)
+        elif declared.picture:
+            self._images(name, value)
+        elif not declared.effect:
+            self.ignored.append(name)
+        elif name not in EditRequest.DESCRIPTOR.fields_by_name:
+            self.own[name] = value
+        elif isinstance(value, Message):
+            getattr(self.request, name).CopyFrom(value)
+        elif value is not None:
+            setattr(self.request, name, value)
 
-    def mask(self, name: str, value: Any) -> None:
-        self.request.mask = image_bytes(name, value, self.max_image_bytes)
+    def _images(self, name: str, given: list[Any]) -> None:
+        if self.request.images:
+            raise Wrong(name, "is another name of the images that are given already")
+        given.reverse()
+        while given:  # each is let go when it is decoded
+            place = f"images[{len(self.request.images)}]"
+            self.request.images.append(self._picture(place, given.pop()))
 
-    def size(self, name: str, value: Any) -> None:
-        if text(name, value) == "auto":  # what unset means, too
-            return
-        found = _SIZE.fullmatch(value)
-        if not found:
-            raise Wrong(name, "must be 256x256, 512x512, 1024x1024, another WxH in pixels, or auto")
-        self.request.size.CopyFrom(Size(width=int(found[1]), height=int(found[2])))
-
-    def response(self, name: str, value: Any) -> None:
-        if text(name, value) not in (URL, INLINE):
-            raise Wrong(name, f"must be {URL} or {INLINE}")
-        self.response_format = value
-
-
-class Wrong(Exception):
-    """One field breaks one rule."""
-
-    def __init__(self, field: str, text: str) -> None:
-        self.field, self.text = field, text
-        super().__init__(field, text)
-
-
-def text(name: str, value: Any) -> str:
-    if not isinstance(value, str):
-        raise Wrong(name, f"must be a string, not {_kind(value)}")
-    return value
-
-
-def number(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise Wrong(name, f"must be a number, not {_kind(value)}")
-    return value
-
-
-def integer(name: str, value: Any, most: int, shown: str) -> int:
-    """An integer that fits 0..`most`; `shown` is the range to say when it does not."""
-    number(name, value)
-    # The parser reads an integer beyond 64 bits as a float: out of range, rather than not whole.
-    if isinstance(value, float) and abs(value) < 2**63:
-        raise Wrong(name, f"must be an integer, not {value}")
-    if not 0 <= value <= most:
-        raise Wrong(name, f"must be {shown}, not {value}")
-    return int(value)
-
-
-def switch(name: str, value: Any) -> bool:
-    if isinstance(value, bool):
-        return value
-    if isinstance(value, str) and value.lower() in SWITCH:
-        return SWITCH[value.lower()]
-    raise Wrong(name, f"must be a boolean, or one of the strings {', '.join(SWITCH)}")
-
-
-def image_bytes(name: str, value: Any, most: int) -> bytes:
-    """The encoded image in a base64 string or data URL.
-
-    Whitespace is allowed, missing padding is not: it is how a cut-off upload looks.
-    """
-    encoded = text(name, value)
-    prefix = _DATA_URL.match(encoded)
-    if prefix:
-        encoded = encoded[prefix.end() :]
-    data = _decoded(encoded)
-    if data is None:  # line breaks, maybe: looked for only now, for it costs more than decoding
-        data = _decoded("".join(encoded.split()))
-    if data is None:
-        raise Wrong(name, "is not whole base64 (with its padding), nor a base64 data URL")
-    if not data:
-        raise Wrong(name, "is empty")
-    if len(data) > most:
-        raise Wrong(name, f"has {len(data)} bytes; at most {most} are allowed")
-    if not _is_image(data):
-        raise Wrong(name, "is not a PNG, JPEG or WebP image")
-    return data
-
-
-def _decoded(encoded: str) -> bytes | None:
-    try:
-        return pybase64.b64decode(encoded, validate=True)
-    except ValueError:
-        return None
-
-
-def _is_image(data: bytes) -> bool:
-    return data.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")) or (
-        data[:4] == b"RIFF" and data[8:12] == b"WEBP"
-    )
-
-
-def _kind(value: Any) -> str:
-    if isinstance(value, bool):
-        return "a boolean"
-    kinds = {
-        str: "a string",
-        int: "a number",
-        float: "a number",
-        list: "an array",
-        dict: "an object",
-    }
-    return kinds.get(type(value), "null")
+    def _picture(self, place: str, given: Any) -> bytes:
+        picture = pictures.read(place, given, self.max_image_bytes)
+        if isinstance(picture, bytes):
+            return picture
+        self.links[place] = picture
+        return b""
 
 
 def _shown(name: str) -> str:
-    return name if len(name) <= 64 else name[:64] + "…"
-
-
-# The declaration of the fields: those that are one value of EditRequest under the same name, then
-# those that take more.
-VALUES: dict[str, Callable[[str, Any], Any]] = {
-    "prompt": text,
-    "model": text,
-    "n": lambda name, value: integer(name, value, 2**32 - 1, "1 to 10"),
-    "strength": number,
-    "guidance_scale": number,
-    "num_inference_steps": lambda name, value: integer(name, value, 2**32 - 1, "1 to 100"),
-    "seed": lambda name, value: integer(name, value, 2**64 - 1, "0 to 2^64-1"),
-    "kontext_max_mode": switch,
-}
-OTHERS: dict[str, Callable[[_Reader, str, Any], None]] = {
-    "images": _Reader.images,
-    "mask": _Reader.mask,
-    "size": _Reader.size,
-    "response_format": _Reader.response,
-}
-FIELDS = (*OTHERS, *VALUES)
+    return name if len(name) <= MAX_SHOWN else name[:MAX_SHOWN] + "…"

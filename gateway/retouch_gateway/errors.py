@@ -19,6 +19,8 @@ from starlette.responses import JSONResponse, Response
 # A field and what is wrong with it; the field is None where no single one is to blame.
 Violation = tuple[str | None, str]
 
+# An edit that has begun may be what ended it, or end no sooner: no SDK should send it again by itself.
+ONCE = {"x-should-retry": "false"}
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
@@ -27,12 +29,19 @@ class GatewayError(Exception):
 
     GatewayError            500
     ├─ BadRequest           400  one or more fields break a rule
+    ├─ Unauthorized         401  no API key, or none that is known
+    ├─ Forbidden            403  the key is known, and may not do this
     ├─ NotFound             404  no such model, image or path
     ├─ BodyTimeout          408  the body came too slowly
+    ├─ Conflict             409  an edit with the same Idempotency-Key is under way
     ├─ Gone                 410  the image's URL has expired
+    ├─ NotTheSame           412  the image is none of those in If-Match
     ├─ TooLarge             413  the body, or what it became for the upstream
     ├─ WrongContentType     415
+    ├─ OutOfRange           416  no byte of the image is in the Range asked for
+    ├─ KeyReused            422  the Idempotency-Key belongs to another request
     ├─ Busy                 429  the queue is full; says when to come back
+    ├─ OverLimit            429  the key has used up what it may; says when to come back
     ├─ ClientGone           499  the caller hung up: seen by logs and metrics only
     ├─ BadUpstream          502  the upstream broke the contract
     ├─ UpstreamLost         502  the upstream went away in the middle of the edit
@@ -67,6 +76,19 @@ class BadRequest(GatewayError):
         return cls(message, param=_param(violations[0][0]))
 
 
+class Unauthorized(GatewayError):
+    status = 401
+    default = "An API key is needed, as Authorization: Bearer KEY or as x-api-key: KEY."
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message, headers={"www-authenticate": "Bearer"})
+
+
+class Forbidden(GatewayError):
+    status = 403
+    default = "This key may not do that."
+
+
 class NotFound(GatewayError):
     status = 404
     default = "Not found."
@@ -77,9 +99,19 @@ class BodyTimeout(GatewayError):
     default = "The request's body came too slowly."
 
 
+class Conflict(GatewayError):
+    status = 409
+    default = "An edit with this Idempotency-Key is under way; try again."
+
+
 class Gone(GatewayError):
     status = 410
     default = "This image has expired."
+
+
+class NotTheSame(GatewayError):
+    status = 412
+    default = "The image is none of those in If-Match."
 
 
 class TooLarge(GatewayError):
@@ -89,12 +121,27 @@ class TooLarge(GatewayError):
 
 class WrongContentType(GatewayError):
     status = 415
-    default = "Content-Type must be application/json."
+    default = "Content-Type must be application/json or multipart/form-data."
+
+
+class OutOfRange(GatewayError):
+    status = 416
+    default = "No byte of the image is in that range."
+
+
+class KeyReused(GatewayError):
+    status = 422
+    default = "This Idempotency-Key was used for another request."
 
 
 class Busy(GatewayError):
     status = 429
     default = "All slots are taken and the queue is full; try again later."
+
+
+class OverLimit(GatewayError):
+    status = 429
+    default = "This key has used up what it may; try again later."
 
 
 class ClientGone(GatewayError):
@@ -111,8 +158,7 @@ class UpstreamLost(BadUpstream):
     default = "The edit service went away in the middle of the edit."
 
     def __init__(self) -> None:
-        # The edit may be what ended it: no SDK should send it on to the next server by itself.
-        super().__init__(headers={"x-should-retry": "false"})
+        super().__init__(headers=ONCE)
 
 
 class Unavailable(GatewayError):
@@ -123,6 +169,9 @@ class Unavailable(GatewayError):
 class OutOfTime(GatewayError):
     status = 504
     default = "The edit took longer than it may."
+
+    def __init__(self) -> None:
+        super().__init__(headers=ONCE)
 
 
 # The table. UNAUTHENTICATED and PERMISSION_DENIED are about the gateway's own credentials, so the
@@ -156,7 +205,7 @@ def from_rpc(error: grpc.aio.AioRpcError, *, accepted: bool = False) -> GatewayE
     """What a failed call means to the caller of the gateway.
 
     INVALID_ARGUMENT keeps the server's own words, by field; anything unforeseen loses them.
-    `accepted`: the server had taken the request, so that to lose it is no invitation to try again.
+    `accepted`: the server had taken the request, so that its failure is no invitation to try again.
     """
     details = _details(error)
     if isinstance(details, RetryInfo):
@@ -171,7 +220,9 @@ def from_rpc(error: grpc.aio.AioRpcError, *, accepted: bool = False) -> GatewayE
         return BadRequest(error.details())
     if kind is Unavailable and accepted:
         return UpstreamLost()
-    return kind()
+    failed = kind()
+    failed.headers |= ONCE if accepted else {}
+    return failed
 
 
 def _details(error: grpc.aio.AioRpcError) -> RetryInfo | FieldErrors | None:

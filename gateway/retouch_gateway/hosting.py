@@ -1,41 +1,73 @@
-"""Images by URL: put, signed path, expiry, sweep.
+"""Images by URL: put, signed path, expiry, delete, sweep.
 
-The path carries all that is needed to judge it: an id, the second it expires, and a MAC over both
-and the file's extension. So any replica with the key and the folder answers any URL, before and
-after a restart. The file's name carries the same second, so a sweep needs no index.
+The path carries all that is needed to judge it: an id, the second it expires, who made it, and a
+MAC over these and the file's extension. So any replica with the keys and the store answers any URL,
+before and after a restart. The name in the store has the same second, so a sweep needs no index.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hmac
 import logging
 import math
-import os
 import re
 import secrets
 import time
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
+from starlette.requests import Request
 from starlette.responses import Response
 
-from retouch_gateway.errors import Gone, NotFound
+from retouch_gateway import ranges
+from retouch_gateway.errors import (
+    Forbidden,
+    GatewayError,
+    Gone,
+    NotFound,
+    NotTheSame,
+    OutOfRange,
+    Unavailable,
+)
 from retouch_gateway.metrics import Metrics
+from retouch_gateway.stores import Entry, Store
 
 log = logging.getLogger(__name__)
 
 MEDIA_TYPES = {"png": "image/png", "jpg": "image/jpeg", "webp": "image/webp"}
 PREFIX = "/images/"
 
-_ID, _EXPIRY, _MAC = 16, 5, 24  # bytes: 45 in all, which base64 writes without padding
-_TOKEN = re.compile(r"([A-Za-z0-9_-]{60})\.(png|jpg|webp)")
-# Ours alone, a half-written one included; whatever else is in the folder is never touched.
-_FILE = re.compile(r"(?:[0-9a-f]{32}|\.part-[0-9a-f]{32})-([0-9]{10,13})\.(?:png|jpg|webp)")
-KEY_FILE = ".signing-key"
+_ID, _EXPIRY, _OWNER, _MAC = 16, 5, 9, 24  # bytes: 54 in all, which base64 writes without padding
+_TOKEN = re.compile(r"([A-Za-z0-9_-]{72})\.(png|jpg|webp)")
+# Ours alone; whatever else is in the store is never touched.
+_NAME = re.compile(r"[0-9a-f]{32}-([0-9]{10,13})\.(?:png|jpg|webp)")
+_SWEPT_AT_ONCE = 1000
+
+_CORS = {
+    "access-control-allow-origin": "*",
+    "access-control-expose-headers": "content-length, content-range, etag, x-request-id",
+    "cross-origin-resource-policy": "cross-origin",
+}
+_PREFLIGHT = {
+    **_CORS,
+    "access-control-allow-methods": "GET, HEAD",
+    "access-control-allow-headers": "if-match, if-none-match, if-range, range",
+    "access-control-max-age": "86400",
+}
+_RESULTS: dict[type[GatewayError], str] = {
+    Gone: "expired",
+    NotFound: "unknown",
+    NotTheSame: "ok",  # as is
+    OutOfRange: "ok",  # the image is there
+    Unavailable: "failed",
+}
+# A picture runs nothing, whatever its bytes and whoever opens it.
+_SAFE = {
+    "x-content-type-options": "nosniff",
+    "content-security-policy": "default-src 'none'; sandbox",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,142 +80,170 @@ class Hosted:
     expires_at: int
 
 
-class Store:
-    """A folder of images that expire.
+@dataclass(frozen=True, slots=True)
+class _Image:
+    """What a path that we signed says."""
+
+    id: bytes
+    expires_at: int
+    extension: str
+    # Whose it is, as only a signing key can tell.
+    owner: bytes
+    # The key that it was signed with.
+    key: bytes
+
+    @property
+    def name(self) -> str:
+        return f"{self.id.hex()}-{self.expires_at}.{self.extension}"
+
+    @property
+    def path(self) -> str:
+        claim = self.id + self.expires_at.to_bytes(_EXPIRY, "big") + self.owner
+        token = urlsafe_b64encode(claim + _mac(self.key, claim, self.extension))
+        return f"{PREFIX}{token.decode()}.{self.extension}"
+
+    @property
+    def seconds_left(self) -> float:
+        return self.expires_at - time.time()
+
+
+class Hosting:
+    """Images in a store, each for `ttl` seconds.
 
     `keys`: the first signs, all verify, so a key is rotated by putting the new one in front.
     """
 
-    def __init__(self, folder: Path, ttl: int, keys: Sequence[bytes], metrics: Metrics) -> None:
-        self.folder = folder
+    def __init__(self, store: Store, ttl: int, keys: Sequence[bytes], metrics: Metrics) -> None:
+        self.store = store
         self.ttl = ttl
         self.keys = keys
         self.metrics = metrics
 
-    async def put(self, data: bytes, extension: str) -> Hosted | None:
-        """Store one image for `ttl` seconds. None if the store fails: logged and counted."""
-        image_id, expires_at = secrets.token_bytes(_ID), math.ceil(time.time() + self.ttl)
-        name = f"{image_id.hex()}-{expires_at}.{extension}"
+    async def put(self, data: bytes, extension: str, owner: str) -> Hosted | None:
+        """Store one image of `owner`'s: an API key's id, "" where callers have none.
+
+        None if the store fails: logged and counted.
+        """
+        key, image_id = self.keys[0], secrets.token_bytes(_ID)
+        expires_at = math.ceil(time.time() + self.ttl)
+        image = _Image(image_id, expires_at, extension, _owner(key, image_id, owner), key)
         try:
-            await asyncio.to_thread(self._write, name, data)
+            await self.store.put(image.name, data, MEDIA_TYPES[extension])
         except OSError as error:
-            log.warning("store: %s", error.strerror)
+            log.warning("store: %s", error.strerror or error)
             self.metrics.store_failures.inc()
             return None
         self.metrics.stored_images.inc()
         self.metrics.stored_bytes.inc(len(data))
-        claim = image_id + expires_at.to_bytes(_EXPIRY, "big")
-        token = urlsafe_b64encode(claim + _mac(self.keys[0], claim, extension)).decode()
-        return Hosted(f"{PREFIX}{token}.{extension}", expires_at)
+        return Hosted(image.path, expires_at)
 
-    async def serve(self, name: str) -> Response:
-        """The image behind a hosted path's last part. Raises Gone once expired, or NotFound."""
+    async def serve(self, request: Request, name: str) -> Response:
+        """GET, HEAD and OPTIONS of a hosted path's last part.
+
+        Raises Gone once expired, NotFound, NotTheSame, OutOfRange; Unavailable when the store fails.
+        """
+        if request.method == "OPTIONS":  # for any name: whether there is one is not its business
+            return Response(status_code=204, headers=_PREFLIGHT)
         try:
-            response = await self._open(name)
-        except (Gone, NotFound) as error:
-            self.metrics.served_images.labels(
-                "expired" if isinstance(error, Gone) else "unknown"
-            ).inc()
+            response = await self._open(request, name)
+        except GatewayError as error:
+            self.metrics.served_images.labels(_RESULTS[type(error)]).inc()
+            error.headers |= {**_CORS, "cache-control": "no-store"}
             raise
         self.metrics.served_images.labels("ok").inc()
         return response
 
-    async def _open(self, name: str) -> Response:
-        image_id, expires_at, extension = self._verify(name)
-        left = expires_at - time.time()
-        if left <= 0:
-            raise Gone
-        path = self.folder / f"{image_id}-{expires_at}.{extension}"
+    async def _open(self, request: Request, name: str) -> Response:
+        image = self._verify(name)
         try:
-            data = await asyncio.to_thread(path.read_bytes)
+            data = await self.store.get(image.name)
         except FileNotFoundError:
             raise NotFound from None
+        except OSError as error:
+            raise _failed(error) from None
         headers = {
-            "cache-control": f"private, max-age={int(left)}",
-            "x-content-type-options": "nosniff",
-            "access-control-allow-origin": "*",
-            "content-disposition": f'inline; filename="edit.{extension}"',
+            **_CORS,
+            **_SAFE,
+            "cache-control": f"private, max-age={max(0, int(image.seconds_left))}",
+            "content-disposition": f'inline; filename="edit.{image.extension}"',
         }
-        return Response(data, headers=headers, media_type=MEDIA_TYPES[extension])
+        etag = f'"{image.id.hex()}"'  # what an id names never changes
+        media_type = MEDIA_TYPES[image.extension]
+        return ranges.answer(request.method, request.headers, data, media_type, etag, headers)
 
-    def _verify(self, name: str) -> tuple[str, int, str]:
+    async def delete(self, name: str, owner: str) -> None:
+        """Delete the image, for whoever has its URL and is who made it.
+
+        Deleted twice is deleted. Raises Forbidden, and what `serve` does.
+        """
+        image = self._verify(name)
+        if not hmac.compare_digest(image.owner, _owner(image.key, image.id, owner)):
+            raise Forbidden("This image was made with another key.")
+        try:
+            await self.store.delete(image.name)
+        except OSError as error:
+            raise _failed(error) from None
+
+    def _verify(self, name: str) -> _Image:
         found = _TOKEN.fullmatch(name)
         if not found:
             raise NotFound
         token, extension = urlsafe_b64decode(found[1]), found[2]
         claim, mac = token[:-_MAC], token[-_MAC:]
         # All keys are tried, whichever fits: the time taken says nothing.
-        fits = [hmac.compare_digest(mac, _mac(key, claim, extension)) for key in self.keys]
-        if not any(fits):
+        fits = [key for key in self.keys if hmac.compare_digest(mac, _mac(key, claim, extension))]
+        if not fits:
             raise NotFound
-        return claim[:_ID].hex(), int.from_bytes(claim[_ID:], "big"), extension
+        expires_at = int.from_bytes(claim[_ID:-_OWNER], "big")
+        image = _Image(claim[:_ID], expires_at, extension, claim[-_OWNER:], fits[0])
+        if image.seconds_left <= 0:
+            raise Gone
+        return image
 
-    def _write(self, name: str, data: bytes) -> None:
-        part = self.folder / f".part-{name}"
-        try:
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _write_private(part, data)
-            part.rename(self.folder / name)  # whole or not at all
-        except BaseException:
-            part.unlink(missing_ok=True)
-            raise
+    async def sweep_forever(self, *others: Callable[[Entry], bool]) -> None:
+        """Delete what has expired: now, then four times a lifetime, at least once a minute.
 
-    async def sweep_forever(self) -> None:
-        """Delete what has expired: now, then four times a lifetime, at least once a minute."""
+        `others` say what else has, of what is kept beside the images.
+        """
         while True:
             try:
-                swept = await asyncio.to_thread(self.sweep)
-                self.metrics.swept_images.inc(swept)
+                await self.sweep(*others)
             except OSError as error:
-                log.warning("sweep: %s", error.strerror)
+                log.warning("sweep: %s", error.strerror or error)
             await asyncio.sleep(min(self.ttl / 4, 60))
 
-    def sweep(self) -> int:
-        """Delete expired images; how many there were. Blocks on the disk."""
-        swept = 0
-        for path in list(self._expired(time.time())):
-            with contextlib.suppress(FileNotFoundError):  # another replica's sweep was first
-                path.unlink()
-                swept += 1
-        return swept
+    async def sweep(self, *others: Callable[[Entry], bool]) -> None:
+        """Delete what has expired, once: all of it that can be, then raises OSError."""
+        entries = await self.store.entries()
+        images = {entry.name for entry in entries if _expired(entry)}
+        rest = {entry.name for entry in entries if any(expired(entry) for expired in others)}
+        names, failed = [*images, *rest], None
+        for i in range(0, len(names), _SWEPT_AT_ONCE):
+            some = names[i : i + _SWEPT_AT_ONCE]
+            try:
+                await self.store.delete(*some)
+            except OSError as error:
+                failed = failed or error
+            else:
+                self.metrics.swept_images.inc(len(images.intersection(some)))
+        if failed:
+            raise failed
 
-    def _expired(self, now: float) -> Iterator[Path]:
-        with contextlib.suppress(FileNotFoundError), os.scandir(self.folder) as entries:
-            for entry in entries:
-                found = _FILE.fullmatch(entry.name)
-                if found and int(found[1]) <= now and entry.is_file(follow_symlinks=False):
-                    yield Path(entry.path)
+
+def _expired(entry: Entry) -> bool:
+    found = _NAME.fullmatch(entry.name)
+    return found is not None and int(found[1]) <= time.time()
 
 
 def _mac(key: bytes, claim: bytes, extension: str) -> bytes:
     return hmac.digest(key, claim + extension.encode(), "sha256")[:_MAC]
 
 
-def _write_private(path: Path, data: bytes) -> None:
-    with open(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:
-        file.write(data)
+def _owner(key: bytes, image_id: bytes, owner: str) -> bytes:
+    """Of one image: two images' URLs do not tell that one key made both."""
+    return hmac.digest(key, b"owner" + image_id + owner.encode(), "sha256")[:_OWNER]
 
 
-def kept_key(folder: Path) -> bytes:
-    """The random key kept in `folder` for its owner's eyes, made if there is none yet.
-
-    Raises OSError if it can be neither read nor made, or is too short to have been made here.
-    """
-    path = folder / KEY_FILE
-    if not path.exists():
-        _make_key(path)
-    key = path.read_bytes()
-    if len(key) < 32:
-        raise OSError(f"{path} is too short for a key")
-    return key
-
-
-def _make_key(path: Path) -> None:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    part = path.with_name(f"{KEY_FILE}-{secrets.token_hex(8)}")
-    try:
-        _write_private(part, secrets.token_hex(32).encode())
-        with contextlib.suppress(FileExistsError):  # another replica made one just now
-            path.hardlink_to(part)
-    finally:
-        part.unlink(missing_ok=True)
+def _failed(error: OSError) -> Unavailable:
+    log.warning("store: %s", error.strerror or error)
+    return Unavailable("The image store failed; try again.", headers={"retry-after": "1"})

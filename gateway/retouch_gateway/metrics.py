@@ -20,17 +20,31 @@ OTHER = "other"
 EDIT, MODELS, MODEL, IMAGE = "/v1/images/edits", "/v1/models", "/v1/models/{id}", "/images/{name}"
 # Series that exist from the start, so that a rate over the first failure is not lost.
 STARTING: dict[tuple[str, str], tuple[int, ...]] = {
-    (EDIT, "POST"): (200, 400, 404, 408, 413, 415, 429, 499, 500, 502, 503, 504),
-    (MODELS, "GET"): (200, 500, 502, 503, 504),
-    (MODEL, "GET"): (200, 404, 500, 502, 503, 504),
-    (IMAGE, "GET"): (200, 404, 410, 500),
+    (EDIT, "POST"): (
+        *(200, 400, 401, 404, 408, 409, 413, 415, 422, 429, 499),
+        *(500, 502, 503, 504),
+    ),
+    (MODELS, "GET"): (200, 401, 500, 502, 503, 504),
+    (MODEL, "GET"): (200, 401, 404, 500, 502, 503, 504),
+    (IMAGE, "GET"): (200, 206, 304, 404, 410, 416, 500, 503),
+    (IMAGE, "DELETE"): (204, 401, 403, 404, 410, 500, 503),
     ("/healthz", "GET"): (200,),
     ("/readyz", "GET"): (200, 503),
+    ("/openapi.json", "GET"): (200,),
+    ("/docs", "GET"): (200,),
     (OTHER, "GET"): (404,),
+    (OTHER, OTHER): (400, 408, 431, 503),  # refused before they were requests
 }
 # Why a body is refused, by the status it gets.
-REJECTIONS = {400: "content", 408: "time", 413: "size", 415: "content_type", 499: "disconnect"}
-SERVED = ("ok", "expired", "unknown")
+REJECTIONS = {
+    400: "content",
+    408: "time",
+    413: "size",
+    415: "content_type",
+    429: "room",
+    499: "disconnect",
+}
+SERVED = ("ok", "expired", "unknown", "failed")
 
 
 class Metrics:
@@ -51,12 +65,23 @@ class Metrics:
         self.body_rejections = self._counter(
             "body_rejections", "Edit requests refused before the upstream was asked.", "reason"
         )
+        self.body_bytes = Gauge(
+            "retouch_gateway_body_bytes",
+            "Bytes of the bodies of edits under way.",
+            registry=self.registry,
+        )
         self.disconnects = self._counter("disconnects", "Callers that left before their answer.")
         self.upstream_requests = self._counter(
             "upstream_requests", "gRPC calls, by how they ended.", "rpc", "code"
         )
         self.upstream_seconds = self._histogram(
             "upstream_seconds", "From a gRPC call's start to its end, retries included.", "rpc"
+        )
+        self.upstream_ready = Gauge(
+            "retouch_gateway_upstream_ready",
+            "1 while a healthy server is behind the target.",
+            ["target"],
+            registry=self.registry,
         )
         self.stored_images = self._counter("stored_images", "Images put into the store.")
         self.stored_bytes = self._counter("stored_bytes", "Bytes of the images put there.")
@@ -65,6 +90,13 @@ class Metrics:
         )
         self.served_images = self._counter("served_images", "Image URLs asked for.", "result")
         self.swept_images = self._counter("swept_images", "Expired images deleted.")
+        self.key_reloads = self._counter(
+            "key_reloads", "Changes of the file of keys: taken up, or failed.", "result"
+        )
+        self.limited = self._counter("limited", "Edits refused by a caller's own limit.", "limit")
+        self.limits_outages = self._counter(
+            "limits_outages", "Times that Redis was lost and limits were counted here instead."
+        )
         self._start_at_zero()
 
     def rejected(self, status: int) -> None:
@@ -76,7 +108,7 @@ class Metrics:
             self.request_seconds.labels(route)
             for code in codes:
                 self.requests.labels(route, method, code)
-        for rpc in ("Edit", "ListModels"):
+        for rpc in ("Edit", "ListModels", "StreamEdit"):
             self.upstream_seconds.labels(rpc)
             for status in grpc.StatusCode:
                 self.upstream_requests.labels(rpc, status.name)
@@ -84,6 +116,10 @@ class Metrics:
             self.body_rejections.labels(reason)
         for result in SERVED:
             self.served_images.labels(result)
+        for result in ("ok", "failed"):
+            self.key_reloads.labels(result)
+        for limit in ("rate", "concurrency"):
+            self.limited.labels(limit)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"retouch_gateway_{name}", text, labels, registry=self.registry)

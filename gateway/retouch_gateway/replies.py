@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ParamSpec, TypeVar
 
 import orjson
 import pybase64
@@ -12,10 +12,31 @@ from google.protobuf.message import Message
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from retouch.v1.image_edit_pb2 import EditedImage, EditResponse, Model
+from retouch.v1.image_edit_pb2 import EditedImage, EditResponse, Model, OutputFormat, Usage
+from retouch_gateway.dialects import Edit
+from retouch_gateway.errors import BadUpstream
 from retouch_gateway.hosting import Hosted
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 STORE_FAILED = "The image store failed, so images are inline (b64_json) instead of by URL."
+FORMATS = {
+    OutputFormat.OUTPUT_FORMAT_PNG: "png",
+    OutputFormat.OUTPUT_FORMAT_JPEG: "jpeg",
+    OutputFormat.OUTPUT_FORMAT_WEBP: "webp",
+}
+# Clients' types want OpenAI's counts; nothing here is counted in tokens.
+_TOKENS = {"image_tokens": 0, "text_tokens": 0}
+NO_TOKENS = {
+    "input_tokens": 0,
+    "input_tokens_details": _TOKENS,
+    "output_tokens": 0,
+    "output_tokens_details": _TOKENS,
+    "total_tokens": 0,
+}
+# Bytes whose base64 and JSON take about a millisecond; more is not for the loop.
+LARGE = 2 * 2**20
 
 
 def json_response(
@@ -26,40 +47,78 @@ def json_response(
 
 
 async def edited(
-    response: EditResponse, hosted: Sequence[Hosted | None], base_url: str
+    response: EditResponse, edit: Edit, hosted: Sequence[Hosted | None], base_url: str
 ) -> Response:
-    """The answer to an edit.
+    """The answer to an edit, `response` with images that check() let pass.
 
-    `hosted` is empty when images are wanted inline; else it says, image by image, where each
+    `hosted` is empty unless the edit is to be hosted; then it says, image by image, where each
     is, None where the store failed: that one goes inline, and `warning` says why.
     """
-    # Megabytes of base64: a few milliseconds each, so not on the loop.
-    return await run_in_threadpool(_edited, response, hosted, base_url)
+    return await off_loop(response.ByteSize(), _edited, response, edit, hosted, base_url)
 
 
-def _edited(response: EditResponse, hosted: Sequence[Hosted | None], base_url: str) -> Response:
+async def off_loop(size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """What `work` makes of its arguments, in a thread if they hold more than LARGE bytes."""
+    if size > LARGE:
+        return await run_in_threadpool(work, *args, **kwargs)
+    return work(*args, **kwargs)
+
+
+def check(images: Sequence[EditedImage]) -> None:
+    """Raises BadUpstream unless there are some, each of a format that we know."""
+    if not images or any(image.format not in FORMATS for image in images):
+        raise BadUpstream
+
+
+def _edited(
+    response: EditResponse, edit: Edit, hosted: Sequence[Hosted | None], base_url: str
+) -> Response:
     places = hosted or [None] * len(response.images)
-    body: dict[str, Any] = {
+    body = {
         "created": int(time.time()),
         "data": [
-            _item(image, place, base_url)
+            picture(image, edit, place, base_url) | origin(image)
             for image, place in zip(response.images, places, strict=True)
         ],
         "model": response.model,
-        "usage": fields(response.usage),
+        **look(response.images[0]),
+        "usage": usage(response.usage),
+        **remarks(edit, hosted),
     }
-    if None in hosted:
-        body["warning"] = STORE_FAILED
     return json_response(body)
 
 
-def _item(image: EditedImage, place: Hosted | None, base_url: str) -> dict[str, Any]:
-    picture: dict[str, Any]
+def picture(image: EditedImage, edit: Edit, place: Hosted | None, base_url: str) -> dict[str, Any]:
+    """The image itself: by URL, inline, or both, as the edit wants it and the store allowed."""
+    shown: dict[str, Any] = {}
     if place:
-        picture = {"url": base_url + place.path, "expires_at": place.expires_at}
-    else:
-        picture = {"b64_json": pybase64.b64encode_as_string(image.data)}
-    return picture | {"revised_prompt": image.revised_prompt, "seed": image.seed}
+        shown = {"url": base_url + place.path, "expires_at": place.expires_at}
+    if edit.inline or not place:
+        shown["b64_json"] = pybase64.b64encode_as_string(image.data)
+    return shown
+
+
+def origin(image: EditedImage) -> dict[str, Any]:
+    """What made the image."""
+    return {"revised_prompt": image.revised_prompt, "seed": image.seed}
+
+
+def look(image: EditedImage) -> dict[str, Any]:
+    """Its size and format, in OpenAI's words."""
+    return {"size": f"{image.width}x{image.height}", "output_format": FORMATS[image.format]}
+
+
+def usage(spent: Usage) -> dict[str, Any]:
+    """What was spent: images and steps, and OpenAI's tokens, all 0."""
+    return fields(spent) | NO_TOKENS
+
+
+def remarks(edit: Edit, hosted: Sequence[Hosted | None]) -> dict[str, Any]:
+    """What the caller should know, if there is anything: fields without effect, a store that failed."""
+    said: dict[str, Any] = {"ignored": list(edit.ignored)} if edit.ignored else {}
+    if None in hosted:
+        said["warning"] = STORE_FAILED
+    return said
 
 
 def model(model: Model) -> dict[str, Any]:

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import ipaddress
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
-from urllib.parse import urlsplit
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    FilePath,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from retouch_gateway import checks
+from retouch_gateway.keys import MAX_CONCURRENCY
 
 PREFIX = "RETOUCH_GATEWAY_"
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -46,22 +55,47 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
     port: Port = Field(8000, description="port of the REST API; 0 = any free one")
     metrics_port: Port = Field(9091, description="port of the metrics, on HOST too; 0 = off")
-    upstream: str = Field(
+    upstream: Annotated[str, AfterValidator(checks.targets)] = Field(
         "localhost:50051",
         min_length=1,
-        description="the servers: host:port, or dns:///name:port for all addresses behind a name",
+        description="the servers: host:port, or dns:///name:port for all addresses behind a name; "
+        "several by commas",
     )
-    public_url: str | None = Field(
+    upstream_tls: bool = Field(
+        False, description="speak TLS to the servers, trusting UPSTREAM_CA, else the system's roots"
+    )
+    upstream_ca: FilePath | None = Field(
+        None, description="PEM file of whom to trust for a server's certificate; turns TLS on"
+    )
+    upstream_cert: FilePath | None = Field(
+        None, description="PEM file of this gateway's own certificate (mTLS); with UPSTREAM_KEY"
+    )
+    upstream_key: FilePath | None = Field(
+        None,
+        validate_default=True,  # it is what UPSTREAM_CERT alone would get
+        description="PEM file of its private key",
+    )
+    public_url: Annotated[str, AfterValidator(checks.public_url)] | None = Field(
         None, description="what hosted images' URLs begin with; unset: as the request was addressed"
     )
-    store: Path = Field(
-        Path("~/.local/state/retouch/images"),
+    trusted_proxies: Annotated[str, AfterValidator(checks.networks)] | None = Field(
+        None,
+        description="addresses or networks, by commas, whose X-Forwarded-* headers are believed",
+    )
+    store: Annotated[str, AfterValidator(checks.store)] = Field(
+        "~/.local/state/retouch/images",
         validate_default=True,
-        description="folder for images by URL",
+        description="images by URL: a folder, or s3://bucket/prefix, gs://… or az://…",
     )
     ttl: int = Field(3600, ge=1, le=10**9, description="seconds that a hosted image lives")
     timeout: Seconds = Field(300, description="seconds a request may take in all")
     body_timeout: Seconds = Field(60, description="seconds its body may take to arrive")
+    keep_alive: int = Field(
+        75,
+        ge=1,
+        le=86400,
+        description="seconds that a connection may idle; more than a load balancer's own",
+    )
     max_image_bytes: int = Field(
         4 * 2**20, ge=1, le=2**26, description="largest encoded image, decoded from base64"
     )
@@ -70,6 +104,35 @@ class Settings(BaseSettings):
         ge=1,
         description="largest request body; unset: room for 16 images and a mask of that size",
     )
+    max_in_flight_bytes: int = Field(
+        2**29, ge=1, description="largest sum of the bodies under way; beyond it, 429"
+    )
+    fetch_images: bool = Field(
+        False, description="fetch images given as https addresses, from public hosts alone"
+    )
+    fetch_timeout: Seconds = Field(
+        10, description="seconds that fetching a request's images may take"
+    )
+    keys: FilePath | None = Field(
+        None, description="TOML file of API keys' hashes; read again when it changes"
+    )
+    rate_limit: Annotated[str, AfterValidator(checks.rate_limit)] | None = Field(
+        None,
+        description="edits allowed per key, or per address without keys, as 60/minute; several by ;",
+    )
+    concurrency: int | None = Field(
+        None,
+        ge=1,
+        le=MAX_CONCURRENCY,
+        description="edits under way at once per key, or per address without keys",
+    )
+    limits_store: Annotated[str, AfterValidator(checks.limits_store)] = Field(
+        "memory://", description="where they are counted: memory://, or redis://host:port for all"
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="least severe log line"
+    )
+    log_format: Literal["json", "text"] = Field("json", description="json or text")
     anonymous: bool = Field(
         False,
         validate_default=True,  # it is what a wide HOST alone would get
@@ -92,51 +155,28 @@ class Settings(BaseSettings):
         return 17 * self.max_image_bytes + 2**20
 
     @property
+    def upstreams(self) -> list[str]:
+        """The targets, in order: the first one's first model is the default."""
+        return checks.parts(self.upstream)
+
+    @property
+    def networks(self) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
+        """The trusted proxies."""
+        return [ipaddress.ip_network(each) for each in checks.parts(self.trusted_proxies)]
+
+    @property
     def signing_keys(self) -> list[bytes]:
         """The keys given, none if a random one is to be kept."""
         given = self.signing_key.get_secret_value() if self.signing_key else ""
         return [key.strip().encode() for key in given.split(",") if key.strip()]
 
-    @field_validator("public_url")
+    @field_validator("upstream_key")
     @classmethod
-    def _absolute(cls, url: str | None) -> str | None:
-        if url is None:
-            return None
-        parts = urlsplit(url)
-        try:
-            port_is_one = parts.port is None or parts.port > 0
-        except ValueError:
-            port_is_one = False
-        plain = port_is_one and not any(sign in url for sign in "?#@")
-        if parts.scheme not in ("http", "https") or not parts.hostname or not plain:
-            raise ValueError(
-                "must be an http:// or https:// address, without user, query or fragment"
-            )
-        return url.rstrip("/")
-
-    @field_validator("upstream")
-    @classmethod
-    def _target(cls, target: str) -> str:
-        if not re.fullmatch(r"(dns|ipv4|ipv6|unix):.+|[^/\s]+:[0-9]{1,5}", target):
-            raise ValueError("must be host:port, or a gRPC name such as dns:///host:port")
-        return target
-
-    @field_validator("store", mode="before")
-    @classmethod
-    def _a_folder(cls, store: object) -> object:
-        if not str(store) or "://" in str(store):
-            raise ValueError("must be a folder")
-        return store
-
-    @field_validator("store")
-    @classmethod
-    def _folder(cls, folder: Path) -> Path:
-        folder = folder.expanduser().absolute()
-        try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError as error:
-            raise ValueError(f"{folder} cannot be a folder: {error.strerror}") from None
-        return folder
+    def _pair(cls, key: Path | None, info: ValidationInfo) -> Path | None:
+        cert = info.data.get("upstream_cert", key)  # a wrong one has been told of
+        if bool(key) != bool(cert):
+            raise ValueError("UPSTREAM_CERT and UPSTREAM_KEY need each other")
+        return key
 
     @field_validator("metrics_port")
     @classmethod
@@ -155,17 +195,13 @@ class Settings(BaseSettings):
     @field_validator("anonymous")
     @classmethod
     def _asked_for(cls, anonymous: bool, info: ValidationInfo) -> bool:
-        host = info.data.get("host")
-        if host is not None and not anonymous and not _is_loopback(host):
-            raise ValueError(f"must be true to listen on {host}: whoever reaches it may use it")
+        host = info.data.get("host", "localhost")
+        open_to_all = not anonymous and info.data.get("keys", "wrong") is None
+        if open_to_all and not checks.is_loopback(host):
+            raise ValueError(
+                f"must be true to listen on {host} without KEYS: whoever reaches it may use it"
+            )
         return anonymous
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def load(arguments: Sequence[str] = ()) -> Settings:

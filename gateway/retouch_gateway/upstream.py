@@ -1,129 +1,177 @@
-"""The way to the servers: one channel for the process's life, balanced, checked, retried."""
+"""The way to the servers: which of them gets an edit, and who is next where one does not take it."""
 
 from __future__ import annotations
 
-import json
-import logging
+import asyncio
+import contextlib
+import itertools
 import time
-from collections.abc import Awaitable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import TypeVar
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from retouch.v1.image_edit_pb2 import (
-    EditRequest,
-    EditResponse,
-    ListModelsRequest,
-    ListModelsResponse,
-)
-from retouch.v1.image_edit_pb2_grpc import ImageEditStub
-from retouch_gateway.errors import from_rpc
+from retouch.v1.image_edit_pb2 import EditEvent, EditRequest, EditResponse, Model
+from retouch_gateway import channels
+from retouch_gateway.errors import GatewayError, NotFound, Unavailable
 from retouch_gateway.metrics import Metrics
+from retouch_gateway.target import Metadata, Target
 
-log = logging.getLogger(__name__)
-
-SERVICE = "retouch.v1.ImageEdit"
-ACCEPTED = "retouch-accepted"  # in the initial metadata once work may have started
-# Ten 50-megapixel answers never come at once; ten of a few megapixels do.
-RECEIVE_BYTES = 512 * 2**20
-LIST_SECONDS = 5.0
-READY_SECONDS = 0.6
-
-# Retried is UNAVAILABLE alone, which the contract gives only before work has started. A server that
-# answers NOT_SERVING is left out until it serves again.
-SERVICE_CONFIG = {
-    "loadBalancingConfig": [{"round_robin": {}}],
-    "healthCheckConfig": {"serviceName": SERVICE},
-    "methodConfig": [
-        {
-            "name": [{"service": SERVICE}],
-            "retryPolicy": {
-                "maxAttempts": 3,
-                "initialBackoff": "0.1s",
-                "maxBackoff": "1s",
-                "backoffMultiplier": 2,
-                "retryableStatusCodes": ["UNAVAILABLE"],
-            },
-        }
-    ],
-    "retryThrottling": {"maxTokens": 10, "tokenRatio": 0.1},
-}
+WAIT_SECONDS = 0.5  # for a target to become ready
+START_SECONDS = 1.0
+ASK_AGAIN = 1.0  # seconds: unknown models make no more traffic than this
 
 T = TypeVar("T")
 
 
-def _options(send_bytes: int) -> list[tuple[str, int | str]]:
-    return [
-        ("grpc.service_config", json.dumps(SERVICE_CONFIG)),
-        ("grpc.max_send_message_length", send_bytes),
-        ("grpc.max_receive_message_length", RECEIVE_BYTES),
-        # A call is kept for retries only while it fits this buffer: 256 KiB unless told.
-        ("grpc.per_rpc_retry_buffer_size", send_bytes),
-        ("grpc.keepalive_time_ms", 45_000),
-        ("grpc.keepalive_timeout_ms", 10_000),
-        # A server that comes back is found within two seconds, one that hangs is given up in five.
-        ("grpc.initial_reconnect_backoff_ms", 200),
-        ("grpc.min_reconnect_backoff_ms", 5_000),
-        ("grpc.max_reconnect_backoff_ms", 2_000),
-        # The upstream is a neighbour, whatever http_proxy says.
-        ("grpc.enable_http_proxy", 0),
-    ]
-
-
 class Upstream:
-    """Calls to the servers behind `target`. Made, used and closed on one event loop.
+    """Calls to the servers behind `targets`. Made, used and closed on one event loop.
 
-    `target`: what gRPC resolves, `host:port` or `dns:///name:port`.
+    `targets`: what gRPC resolves, `host:port` or `dns:///name:port`, in the order in which models are listed.
+    `credentials`: as channels.credentials makes them; None for plain text.
     `send_bytes`: the largest request.
+
+    An edit goes to the target with the fewest calls under way, of those that are ready and serve its model; behind one
+    target gRPC balances by itself. A target that does not take it is passed over for one other, never after work was
+    accepted.
     """
 
-    def __init__(self, target: str, send_bytes: int, metrics: Metrics) -> None:
-        self.metrics = metrics
-        self.channel = grpc.aio.insecure_channel(target, _options(send_bytes))
-        self.stub = ImageEditStub(self.channel)
-        self.health = health_pb2_grpc.HealthStub(self.channel)
+    def __init__(
+        self,
+        targets: Sequence[str],
+        credentials: grpc.ChannelCredentials | None,
+        send_bytes: int,
+        metrics: Metrics,
+    ) -> None:
+        self._changed = asyncio.Event()
+        self._turns = itertools.count(1)
+        self._following: list[asyncio.Task[None]] = []
+        self.targets = [
+            Target(each, channels.channel(each, credentials, send_bytes), metrics, self._notify)
+            for each in dict.fromkeys(targets)
+        ]
+
+    async def start(self) -> None:
+        """Connect; returns once each target is known to be ready or not, or after a second."""
+        self._following = [asyncio.create_task(each.follow()) for each in self.targets]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(START_SECONDS):
+                await asyncio.gather(*(each.settled.wait() for each in self.targets))
 
     async def close(self) -> None:
-        await self.channel.close()
+        for task in self._following:
+            task.cancel()
+        await asyncio.gather(*self._following, return_exceptions=True)
+        await asyncio.gather(*(each.channel.close() for each in self.targets))
 
-    async def edit(self, request: EditRequest, seconds: float, request_id: str) -> EditResponse:
-        """Run one edit within `seconds`; cancelling this cancels it on the server.
+    async def edit(self, request: EditRequest, seconds: float, metadata: Metadata) -> EditResponse:
+        """Run one edit within `seconds`; cancelling this cancels it on its server.
 
-        Raises what errors.from_rpc makes of a failed call.
+        Fills in `request.model` where it is empty and there are several targets. Raises GatewayErrors: Unavailable and
+        NotFound of our own, and what errors.from_rpc makes of a failed call.
         """
-        metadata = (("x-request-id", request_id),)
-        call = self.stub.Edit(request, timeout=seconds, metadata=metadata)
-        return await self._counted("Edit", call, request_id)
+        end = time.monotonic() + seconds
+        return await self._sent(
+            request, lambda target: target.edit(request, end - time.monotonic(), metadata)
+        )
 
-    async def models(self, request_id: str) -> ListModelsResponse:
-        """What is served now. Asked each time: cheap, and never stale."""
-        metadata = (("x-request-id", request_id),)
-        call = self.stub.ListModels(ListModelsRequest(), timeout=LIST_SECONDS, metadata=metadata)
-        return await self._counted("ListModels", call, request_id)
+    async def stream(
+        self, request: EditRequest, seconds: float, metadata: Metadata
+    ) -> AsyncGenerator[EditEvent, None]:
+        """The same with its events: `queued` first, which says that it is accepted, `result` last.
+
+        Closing it cancels the edit on its server. Raises the same, and BadUpstream if the stream ends without a result.
+        """
+        end = time.monotonic() + seconds
+
+        async def begun(target: Target) -> tuple[EditEvent, AsyncGenerator[EditEvent, None]]:
+            events = target.stream(request, end - time.monotonic(), metadata)
+            return await anext(events), events
+
+        first, rest = await self._sent(request, begun)
+        async with contextlib.aclosing(rest):
+            yield first
+            async for event in rest:
+                yield event
+
+    async def models(self) -> list[Model]:
+        """What is served now, by id, in the order of the targets; of what several serve, the first one's word.
+
+        At most half a minute old. Raises Unavailable where no target is ready.
+        """
+        known = await self._when(lambda: self._known() or None)
+        found: dict[str, Model] = {}
+        for target in known:
+            for model in target.models or ():
+                found.setdefault(model.id, model)
+        return list(found.values())
 
     async def ready(self) -> bool:
-        """Whether a server is loaded and not draining; answers within a second."""
-        request = health_pb2.HealthCheckRequest(service=SERVICE)
-        try:
-            reply = await self.health.Check(request, timeout=READY_SECONDS)
-        except grpc.aio.AioRpcError:
-            return False
-        return bool(reply.status == health_pb2.HealthCheckResponse.SERVING)
+        """Whether some server is loaded and not draining; answers within a second."""
+        return any(await asyncio.gather(*(each.healthy() for each in self.targets)))
 
-    async def _counted(self, rpc: str, call: Awaitable[T], request_id: str) -> T:
-        started = time.monotonic()
-        code = grpc.StatusCode.CANCELLED  # what it is when the caller has gone
+    async def _sent(self, request: EditRequest, start: Callable[[Target], Awaitable[T]]) -> T:
+        """What `start` makes of the request at the best target or, if that does not take it, at the next best."""
+        passed: list[Target] = []
+        while True:
+            target = await self._choose(request, passed)
+            try:
+                return await start(target)
+            except (Unavailable, NotFound) as error:
+                passed.append(target)
+                await self._pass_over(target, error)
+                if len(passed) > 1 or not self._candidates(request.model, passed):
+                    raise
+
+    async def _pass_over(self, target: Target, error: GatewayError) -> None:
+        if isinstance(error, NotFound) and len(self.targets) > 1:
+            await target.list_models(unless_within=ASK_AGAIN)  # it serves other models than it did
+
+    async def _choose(self, request: EditRequest, passed: Sequence[Target]) -> Target:
+        """Raises NotFound and, after WAIT_SECONDS, Unavailable."""
+        if not request.model and len(self.targets) > 1:
+            request.model = (await self.models())[0].id
+        model = request.model
+        candidates = await self._when(
+            lambda: self._candidates(model, passed) or (None if self._may_come(model) else [])
+        )
+        if not candidates:
+            await asyncio.gather(*(t.list_models(unless_within=ASK_AGAIN) for t in self._known()))
+            candidates = self._candidates(model, passed)
+        if not candidates:
+            raise NotFound(f"There is no model {model[:200]!r}.", param="model")
+        chosen = min(candidates, key=lambda target: (target.calls, target.turn))
+        chosen.turn = next(self._turns)
+        return chosen
+
+    def _candidates(self, model: str, passed: Sequence[Target]) -> list[Target]:
+        only = len(self.targets) == 1  # then it is for the server to say what it serves
+        return [
+            target
+            for target in self.targets
+            if target.ready and target not in passed and (only or target.serves(model))
+        ]
+
+    def _may_come(self, model: str) -> bool:
+        """Whether a target that is not to be had now serves `model`, as far as is known."""
+        return len(self.targets) == 1 or any(
+            target.models is None or (target.serves(model) and not target.ready)
+            for target in self.targets
+        )
+
+    def _known(self) -> list[Target]:
+        return [target for target in self.targets if target.ready and target.models]
+
+    async def _when(self, look: Callable[[], T | None]) -> T:
+        """What `look` finds, as soon as it is not None. Raises Unavailable after WAIT_SECONDS."""
         try:
-            reply = await call
-            code = grpc.StatusCode.OK
-            return reply
-        except grpc.aio.AioRpcError as error:
-            code = error.code()
-            raised = from_rpc(error, accepted=ACCEPTED in (error.initial_metadata() or ()))
-            if raised.status >= 500:
-                log.warning("upstream %s: %s %s id=%s", rpc, code.name, error.details(), request_id)
-            raise raised from None
-        finally:
-            self.metrics.upstream_requests.labels(rpc, code.name).inc()
-            self.metrics.upstream_seconds.labels(rpc).observe(time.monotonic() - started)
+            async with asyncio.timeout(WAIT_SECONDS):
+                while (found := look()) is None:
+                    await self._changed.wait()
+        except TimeoutError:
+            raise Unavailable(headers={"retry-after": "1"}) from None
+        return found
+
+    def _notify(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()

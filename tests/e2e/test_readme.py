@@ -57,4 +57,4 @@ def test_python(code: str, tiers: Tiers, folder: Path) -> None:
 
 
 def test_both_kinds_are_there() -> None:
-    assert len(blocks("sh")) == len(blocks("python")) == 2
+    assert len(blocks("sh")) == len(blocks("python")) == 3

@@ -27,10 +27,10 @@ from PIL import Image, UnidentifiedImageError
 from retouch.v1 import image_edit_pb2 as pb
 from retouch.v1 import image_edit_pb2_grpc
 from retouch_gateway.app import create_app
-from retouch_gateway.hosting import Store
 from retouch_gateway.metrics import Metrics
 from retouch_gateway.protocol import EnvelopeProtocol
 from retouch_gateway.settings import Settings
+from retouch_gateway.stores import open_store
 
 SERVICE = "retouch.v1.ImageEdit"
 HERE = Path(__file__).parent
@@ -114,31 +114,55 @@ class Echo(image_edit_pb2_grpc.ImageEditServicer):
         self.response: pb.EditResponse | None = None
         self.delay = 0.0
         self.accepts = False  # whether it says that it took a request, before its answer
+        self.ahead = 0  # edits before this one in the queue
+        self.late = False  # whether a stream's refusal comes after it was accepted
         self.started, self.cancelled = asyncio.Event(), asyncio.Event()
 
-    def StreamEdit(self, request: pb.EditRequest, context: Any) -> Any:
-        raise NotImplementedError("the gateway does not stream yet")
+    async def StreamEdit(
+        self, request: pb.EditRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncIterator[pb.EditEvent]:
+        async with self._judging(request, context):
+            if not self.late:
+                self._refuse(request)
+            yield pb.EditEvent(queued=pb.Queued(position=self.ahead))
+            await asyncio.sleep(self.delay)
+            if self.late:
+                self._refuse(request)
+            response = self.response or _echo(request)
+            for event in _progress(request, response):
+                yield event
+            yield pb.EditEvent(result=response)
 
     async def Edit(
         self, request: pb.EditRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.EditResponse:
+        async with self._judging(request, context):
+            await asyncio.sleep(self.delay)
+            if self.accepts:
+                await context.send_initial_metadata((("retouch-accepted", "1"),))
+            self._refuse(request)
+        return self.response or _echo(request)
+
+    @contextlib.asynccontextmanager
+    async def _judging(
+        self, request: pb.EditRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncIterator[None]:
         self.requests.append(request)
         self.metadata.append(dict(context.invocation_metadata() or ()))
         self.seconds_left.append(context.time_remaining() or 0)
         self.started.set()
         try:
-            await asyncio.sleep(self.delay)
-            if self.accepts:
-                await context.send_initial_metadata((("retouch-accepted", "1"),))
-            if self.refusals:
-                raise self.refusals.pop(0)
-            judge(request)
-        except asyncio.CancelledError:
+            yield
+        except (asyncio.CancelledError, GeneratorExit):
             self.cancelled.set()
             raise
         except Refusal as refusal:
             await refusal.abort(context)
-        return self.response or _echo(request)
+
+    def _refuse(self, request: pb.EditRequest) -> None:
+        if self.refusals:
+            raise self.refusals.pop(0)
+        judge(request)
 
     async def ListModels(
         self, _request: pb.ListModelsRequest, _context: grpc.aio.ServicerContext[Any, Any]
@@ -148,11 +172,10 @@ class Echo(image_edit_pb2_grpc.ImageEditServicer):
 
 def _echo(request: pb.EditRequest) -> pb.EditResponse:
     n = request.n if request.HasField("n") else 1
-    kind, extension = pb.OutputFormat.OUTPUT_FORMAT_PNG, request.images[0]
     images = [
         pb.EditedImage(
-            data=extension,
-            format=kind,
+            data=request.images[0],
+            format=request.output_format or pb.OutputFormat.OUTPUT_FORMAT_PNG,
             width=16,
             height=12,
             seed=(request.seed + i) % 2**64,
@@ -162,6 +185,16 @@ def _echo(request: pb.EditRequest) -> pb.EditResponse:
     ]
     usage = pb.Usage(input_images=len(request.images), output_images=n, steps=20 * n)
     return pb.EditResponse(images=images, usage=usage, model=request.model or MODEL.id)
+
+
+def _progress(request: pb.EditRequest, response: pb.EditResponse) -> Iterator[pb.EditEvent]:
+    """Two steps of each image, and before the second the previews that are wanted."""
+    for i, image in enumerate(response.images):
+        yield pb.EditEvent(step=pb.Step(image_index=i, step=1, total=2))
+        for number in range(request.partial_images):
+            preview = pb.Preview(image_index=i, preview_index=number, image=image)
+            yield pb.EditEvent(preview=preview)
+        yield pb.EditEvent(step=pb.Step(image_index=i, step=2, total=2))
 
 
 def judge(request: pb.EditRequest) -> None:
@@ -227,10 +260,10 @@ class Upstream:
         await self.health.set(SERVICE, statuses.SERVING if yes else statuses.NOT_SERVING)
 
 
-async def start_upstream(port: int = 0) -> Upstream:
+async def start_upstream(port: int = 0, echo: Echo | None = None) -> Upstream:
     """An Echo behind real gRPC, at `port` or any free one."""
     server = grpc.aio.server(options=[("grpc.max_receive_message_length", 2**27)])
-    echo, checks = Echo(), health.aio.HealthServicer()
+    echo, checks = echo or Echo(), health.aio.HealthServicer()
     image_edit_pb2_grpc.add_ImageEditServicer_to_server(echo, server)
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
     port = server.add_insecure_port(f"127.0.0.1:{port}")
@@ -261,7 +294,6 @@ class Live:
     """A running gateway, and a client for it."""
 
     settings: Settings
-    store: Store
     metrics: Metrics
     port: int
     client: httpx.AsyncClient
@@ -285,16 +317,15 @@ class Live:
 
 
 @contextlib.asynccontextmanager
-async def run_gateway(settings: Settings, keys: tuple[bytes, ...]) -> AsyncIterator[Live]:
+async def run_gateway(settings: Settings) -> AsyncIterator[Live]:
     """A gateway with `settings`, on a free port."""
-    metrics = Metrics()
-    store = Store(settings.store, settings.ttl, keys, metrics)
+    metrics, keys = Metrics(), settings.signing_keys or [b"k" * 32]
     listener = socket.create_server(("127.0.0.1", 0))
     listener.setsockopt(
         socket.IPPROTO_TCP, socket.TCP_NODELAY, 1
     )  # asyncio sees proto 0, and does not
     config = uvicorn.Config(
-        create_app(settings, store, metrics),
+        create_app(settings, open_store(settings.store), keys, metrics),
         http=EnvelopeProtocol,
         ws="none",
         log_config=None,
@@ -307,7 +338,7 @@ async def run_gateway(settings: Settings, keys: tuple[bytes, ...]) -> AsyncItera
     port = listener.getsockname()[1]
     await server.up.wait()
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=10) as client:
-        yield Live(settings, store, metrics, port, client)
+        yield Live(settings, metrics, port, client)
     server.should_exit = True
     await serving
 
@@ -339,8 +370,8 @@ async def shared_gateway(
     shared_upstream: Upstream, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Live]:
     folder = tmp_path_factory.mktemp("store")
-    settings = Settings(upstream=shared_upstream.target, store=folder, body_timeout=5)
-    async with run_gateway(settings, (b"k" * 32,)) as live:
+    settings = Settings(upstream=shared_upstream.target, store=str(folder), body_timeout=5)
+    async with run_gateway(settings) as live:
         yield live
 
 
@@ -362,13 +393,11 @@ async def start(tmp_path: Path, shared_upstream: Upstream) -> AsyncIterator[Star
     shared_upstream.echo.reset()
     async with contextlib.AsyncExitStack() as stack:
 
-        async def starting(keys: tuple[bytes, ...] = (b"k" * 32,), **given: Any) -> Live:
+        async def starting(**given: Any) -> Live:
             defaults: dict[str, Any] = {
                 "upstream": shared_upstream.target,
-                "store": tmp_path / "store",
+                "store": str(tmp_path / "store"),
             }
-            return await stack.enter_async_context(
-                run_gateway(Settings(**(defaults | given)), keys)
-            )
+            return await stack.enter_async_context(run_gateway(Settings(**(defaults | given))))
 
         yield starting

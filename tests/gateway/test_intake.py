@@ -6,43 +6,16 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
-from retouch_gateway import protocol
-from tests.gateway.conftest import Live, StartGateway, Upstream, b64, error_of, picture
-
-BODY = json.dumps({"images": [b64(picture())], "prompt": "x"}).encode()
-CHUNKED = "transfer-encoding: chunked\r\n"
-
-
-def head(extra: str) -> bytes:
-    return (
-        "POST /v1/images/edits HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
-        f"{extra}\r\n"
-    ).encode()
-
-
-Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
-
-
-@contextlib.asynccontextmanager
-async def dialled(gateway: Live) -> AsyncIterator[Streams]:
-    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
-    try:
-        yield reader, writer
-    finally:
-        writer.close()
-        with contextlib.suppress(ConnectionError):
-            await writer.wait_closed()
-
-
-async def answer(reader: asyncio.StreamReader) -> tuple[int, dict[str, str], bytes]:
-    """Status, headers and body of one answer."""
-    raw = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
-    headers = dict(line.lower().split(": ", 1) for line in raw[1:] if line)
-    return int(raw[0].split()[1]), headers, await reader.readexactly(int(headers["content-length"]))
+from retouch_gateway.errors import Busy, TooLarge
+from retouch_gateway.intake import Intake
+from retouch_gateway.metrics import Metrics
+from retouch_gateway.settings import Settings
+from tests.gateway.conftest import Live, StartGateway, Upstream, error_of
+from tests.gateway.plain import BODIES, BODY, CHUNKED, answer, dialled, head, whole
 
 
 async def test_a_declared_length_is_refused_unread(gateway: Live) -> None:
@@ -55,11 +28,14 @@ async def test_a_declared_length_is_refused_unread(gateway: Live) -> None:
     assert json.loads(body)["error"]["code"] == 413
 
 
-async def test_a_body_without_end(start: StartGateway) -> None:
+@pytest.mark.parametrize("kind", BODIES)
+async def test_a_body_without_end(start: StartGateway, kind: str) -> None:
     gateway = await start(max_body_bytes=10_000)
     began = time.monotonic()
     async with dialled(gateway) as (reader, writer):
-        writer.write(head(CHUNKED) + b"3e8\r\n%b\r\n" % (b" " * 1000) * 20)
+        writer.write(head(CHUNKED, kind))
+        writer.write(b"64\r\n%b\r\n" % BODIES[kind][:100])
+        writer.write(b"3e8\r\n%b\r\n" % (b" " * 1000) * 20)
 
         async def on_and_on() -> None:
             while True:
@@ -88,12 +64,13 @@ async def test_a_large_body_hears_why(start: StartGateway) -> None:
     error_of(await gateway.client.post("/nowhere", content=b"x" * 3_000_000), 404)
 
 
-async def test_a_trickle(start: StartGateway) -> None:
+@pytest.mark.parametrize("kind", BODIES)
+async def test_a_trickle(start: StartGateway, kind: str) -> None:
     gateway = await start(body_timeout=0.3)
     async with dialled(gateway) as (reader, writer):
-        writer.write(head(f"content-length: {len(BODY)}\r\n") + BODY[:10])
+        writer.write(whole(kind)[:-100])
         await asyncio.sleep(0.2)
-        writer.write(BODY[10:11])
+        writer.write(BODIES[kind][-100:-99])
         began = time.monotonic()
         status, headers, body = await answer(reader)
         assert time.monotonic() - began < 1
@@ -102,13 +79,15 @@ async def test_a_trickle(start: StartGateway) -> None:
     assert gateway.value("body_rejections_total", reason="time") == 1
 
 
+@pytest.mark.parametrize("kind", BODIES)
 @pytest.mark.parametrize("framing", ["length", "chunked"])
-async def test_bodies_in_pieces(gateway: Live, framing: str) -> None:
+async def test_bodies_in_pieces(gateway: Live, framing: str, kind: str) -> None:
+    body = BODIES[kind]
     async with dialled(gateway) as (reader, writer):
         chunked = framing == "chunked"
-        writer.write(head(CHUNKED if chunked else f"content-length: {len(BODY)}\r\n"))
-        for at in range(0, len(BODY), 100):
-            piece = BODY[at : at + 100]
+        writer.write(head(CHUNKED if chunked else f"content-length: {len(body)}\r\n", kind))
+        for at in range(0, len(body), 10):
+            piece = body[at : at + 10]
             writer.write(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
             await asyncio.sleep(0)
         writer.write(b"0\r\n\r\n" if chunked else b"")
@@ -117,11 +96,13 @@ async def test_bodies_in_pieces(gateway: Live, framing: str) -> None:
     assert "connection" not in headers
 
 
-async def test_expect_100_continue(gateway: Live) -> None:
+@pytest.mark.parametrize("kind", BODIES)
+async def test_expect_100_continue(gateway: Live, kind: str) -> None:
     async with dialled(gateway) as (reader, writer):
-        writer.write(head(f"content-length: {len(BODY)}\r\nexpect: 100-continue\r\n"))
+        length = len(BODIES[kind])
+        writer.write(head(f"content-length: {length}\r\nexpect: 100-continue\r\n", kind))
         assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
-        writer.write(BODY)
+        writer.write(BODIES[kind])
         assert (await answer(reader))[0] == 200
 
 
@@ -150,49 +131,124 @@ async def test_a_caller_that_leaves_with_half_a_body(gateway: Live, upstream: Up
     assert upstream.echo.requests == []
 
 
-async def test_http_too_broken_to_route(gateway: Live) -> None:
-    async with dialled(gateway) as (reader, writer):
-        writer.write(b"EDIT me\r\n\r\n")
-        status, headers, body = await answer(reader)
-    assert (status, headers["content-type"]) == (400, "application/json")
-    assert json.loads(body)["error"]["code"] == 400
+def held(gateway: Live) -> float:
+    """Bytes that the gateway counts as under way."""
+    return gateway.value("body_bytes")
 
 
-async def test_a_head_without_end(gateway: Live) -> None:
-    async with dialled(gateway) as (reader, writer):
-        writer.write(b"GET /healthz HTTP/1.1\r\n")
-        with contextlib.suppress(ConnectionError):
-            for _ in range(100):
-                writer.write(b"x-filler: " + b"a" * 10_000 + b"\r\n")
-                await writer.drain()
-        status, headers, body = await answer(reader)
-    assert (status, headers["connection"]) == (431, "close")
-    assert headers["x-request-id"].startswith("req_")
-    assert json.loads(body)["error"]["code"] == 431
+async def nothing_held(gateway: Live) -> None:
+    async with asyncio.timeout(2):
+        while held(gateway):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
 
 
-@pytest.mark.parametrize("sent", [b"", b"GET /healthz HTTP/1.1\r\nhost: x\r\n"])
-async def test_a_head_that_does_not_come(
-    gateway: Live, sent: bytes, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("kind", BODIES)
+async def test_bodies_under_way_have_a_common_bound(
+    start: StartGateway, upstream: Upstream, kind: str
 ) -> None:
-    monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.2)
+    size = len(BODIES[kind])
+    gateway = await start(max_in_flight_bytes=size * 5 // 2)
+    upstream.echo.delay = 0.5
+    async with contextlib.AsyncExitStack() as stack:
+        callers = [await stack.enter_async_context(dialled(gateway)) for _ in range(4)]
+        for _, writer in callers[:2]:
+            writer.write(whole(kind))
+        await gateway.eventually("body_bytes", 2 * size)
+        callers[2][1].write(whole(kind))  # refused by its length
+        callers[3][1].write(head(CHUNKED, kind) + b"%x\r\n%b\r\n" % (size, BODIES[kind]))
+        for reader, _ in callers[2:]:
+            status, headers, body = await answer(reader)
+            assert (status, headers["retry-after"], headers["connection"]) == (429, "1", "close")
+            assert json.loads(body)["error"]["type"] == "rate_limit_error"
+        assert held(gateway) == 2 * size
+        assert gateway.value("body_rejections_total", reason="room") == 2
+        for reader, _ in callers[:2]:
+            assert (await answer(reader))[0] == 200
+    await nothing_held(gateway)
     async with dialled(gateway) as (reader, writer):
-        writer.write(sent)
-        status, _, body = await answer(reader)
-    assert status == json.loads(body)["error"]["code"] == 408
-
-
-async def test_a_slow_body_is_no_slow_head(gateway: Live, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.2)
-    async with dialled(gateway) as (reader, writer):
-        writer.write(head(f"content-length: {len(BODY)}\r\n") + BODY[:50])
-        await asyncio.sleep(0.5)
-        writer.write(BODY[50:])
+        writer.write(whole(kind))
         assert (await answer(reader))[0] == 200
 
 
-async def test_a_connection_is_kept_and_used_again(gateway: Live) -> None:
-    async with dialled(gateway) as (reader, writer):
-        for _ in range(3):
-            writer.write(head(f"content-length: {len(BODY)}\r\n") + BODY)
-            assert (await answer(reader))[0] == 200
+async def test_whatever_becomes_of_a_body_it_counts_no_more(
+    start: StartGateway, upstream: Upstream
+) -> None:
+    gateway = await start(body_timeout=0.3)
+    error_of(await gateway.edit(n="x"), 400, "n")
+    await nothing_held(gateway)
+    async with dialled(gateway) as (reader, writer):  # too slow
+        writer.write(whole()[:-1])
+        assert (await answer(reader))[0] == 408
+    await nothing_held(gateway)
+    async with dialled(gateway) as (_, writer):  # gone half-way
+        writer.write(whole()[:-1])
+        await gateway.eventually("body_bytes", len(BODY) - 1)
+    await nothing_held(gateway)
+    upstream.echo.delay = 30
+    async with dialled(gateway) as (_, writer):  # gone during its edit
+        writer.write(whole())
+        await asyncio.wait_for(upstream.echo.started.wait(), 2)
+        assert held(gateway) == len(BODY)
+    await nothing_held(gateway)
+
+
+async def test_what_can_never_fit_is_too_large(start: StartGateway) -> None:
+    gateway = await start(max_in_flight_bytes=100)
+    error_of(await gateway.edit(), 413)
+
+
+async def test_one_caller_gets_half_of_the_room(start: StartGateway) -> None:
+    size = len(BODY)
+    gateway = await start(max_in_flight_bytes=6 * size, max_body_bytes=size)
+    async with contextlib.AsyncExitStack() as stack:
+        for _ in range(3):  # which take their time
+            _, writer = await stack.enter_async_context(dialled(gateway))
+            writer.write(whole()[:-1])
+        await gateway.eventually("body_bytes", 3 * (size - 1))
+        reader, writer = await stack.enter_async_context(dialled(gateway))
+        writer.write(whole())
+        assert (await answer(reader))[0] == 429
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1", gateway.port, local_addr=("127.0.0.2", 0)
+        )
+        writer.write(whole())  # another's
+        assert (await answer(reader))[0] == 200
+        writer.close()
+    await nothing_held(gateway)
+
+
+async def test_who_a_caller_is(start: StartGateway) -> None:
+    """By the door's word where there is one; one that holds nothing is forgotten."""
+    intake = Intake(Settings(upstream="x:1", max_in_flight_bytes=100, max_body_bytes=40), Metrics())
+    scopes: list[dict[str, Any]] = [
+        {"client": ("1.1.1.1", 1), "state": {"caller": "key"}},
+        {"client": ("2.2.2.2", 2), "state": {"caller": "key"}},
+        {"client": ("1.1.1.1", 3), "state": {}},
+        {"client": None, "state": {}},
+    ]
+    intake._hold(scopes[0], 40)
+    with pytest.raises(Busy):
+        intake._hold(scopes[1], 11)
+    intake._hold(scopes[1], 10)
+    intake._hold(scopes[2], 40)
+    with pytest.raises(TooLarge):
+        intake._hold(scopes[2], 11)
+    intake._hold(scopes[3], 10)
+    with pytest.raises(Busy):
+        intake._hold(scopes[3], 1)
+    assert intake.shares == {"key": 50, "1.1.1.1": 40, "": 10}
+    for scope in scopes:
+        intake.answered(scope)
+        intake.answered(scope)
+    assert (intake.held, intake.shares) == (0, {})
+
+
+async def test_images_to_be_fetched_count(start: StartGateway) -> None:
+    settings = {"max_in_flight_bytes": 10_000, "max_image_bytes": 4000, "max_body_bytes": 9000}
+    gateway = await start(fetch_images=True, **settings)
+    error_of(await gateway.edit(images=["https://localhost/a.png"] * 2), 400, "images[0]")
+    error_of(await gateway.edit(images=["https://localhost/a.png"] * 3), 413)  # never room
+    await nothing_held(gateway)
+    gateway = await start(**settings)  # nothing is fetched
+    response = await gateway.edit(images=["https://localhost/a.png"] * 3)
+    assert "not fetched here" in error_of(response, 400, "images[0]")["message"]

@@ -26,8 +26,9 @@ def test_defaults(tmp_path: Path) -> None:
     assert settings.upstream == "localhost:50051"
     assert (settings.ttl, settings.timeout, settings.public_url) == (3600, 300, None)
     assert settings.max_image_bytes == 4 * 2**20
-    assert settings.store == tmp_path / ".local/state/retouch/images"
-    assert settings.store.is_dir()
+    assert settings.store == str(tmp_path / ".local/state/retouch/images")
+    assert Path(settings.store).is_dir()
+    assert (settings.keys, settings.rate_limit, settings.fetch_images) == (None, None, False)
     assert not settings.anonymous
     # Sixteen images and a mask in base64, with line breaks.
     assert settings.body_bytes > 17 * 4 * 2**20 * 4 / 3 * 78 / 76
@@ -66,6 +67,12 @@ def test_every_mistake_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
         "MAX_BODY_BYTES": "lots",
         "SIGNING_KEY": "long-enough-for-a-key,short",
         "UPSTREAM": "",
+        "UPSTREAM_KEY": str(tmp_path / "file"),
+        "TRUSTED_PROXIES": "10.0.0.0/8, proxy.example",
+        "RATE_LIMIT": "often",
+        "CONCURRENCY": "0",
+        "LIMITS_STORE": "memcached://localhost",
+        "LOG_FORMAT": "xml",
     }
     for name, value in wrong.items():
         monkeypatch.setenv(PREFIX + name, value)
@@ -108,6 +115,12 @@ def test_metrics_are_not_public() -> None:
         "",
         "https://u:p@x",
         "https://x:99999",
+        "https://x:0",
+        " https://x",
+        "https://x/a b",
+        "https://x/é",
+        'https://x/"',
+        "https://[zz]/",
     ],
 )
 def test_a_public_url_is_absolute(url: str) -> None:
@@ -115,15 +128,86 @@ def test_a_public_url_is_absolute(url: str) -> None:
     assert line.startswith("RETOUCH_GATEWAY_PUBLIC_URL: ")
 
 
-@pytest.mark.parametrize("store", ["s3://bucket/prefix", ""])
-def test_a_store_that_is_no_folder(store: str) -> None:
-    """An object store that silently became a folder would lose pictures with the machine."""
+@pytest.mark.parametrize(
+    "store",
+    [
+        *("", "ftp://x/y", "s3://", "S3://bucket", "s3:/bucket", "~nobody-at-all/x"),
+        *("s3://user:word@bucket", "s3://bucket?key=word"),
+    ],
+)
+def test_a_store_that_is_neither_folder_nor_bucket(store: str) -> None:
+    """A bucket that silently became a folder would lose pictures with the machine."""
     (line,) = mistakes("--store", store)
-    assert line == "RETOUCH_GATEWAY_STORE: must be a folder"
+    assert line.startswith("RETOUCH_GATEWAY_STORE: ")
+    assert "word" not in line
+
+
+@pytest.mark.parametrize("store", ["s3://bucket/a/prefix", "gs://bucket", "az://bucket/prefix"])
+def test_a_bucket(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load(["--store", store + "/"]).store == store
+    monkeypatch.setattr("retouch_gateway.checks.find_spec", lambda _: None)
+    (line,) = mistakes("--store", store)
+    assert line == "RETOUCH_GATEWAY_STORE: needs the extra: pip install 'retouch[object-store]'"
+
+
+@pytest.mark.parametrize("limit", ["60 per 5 minutes", "0/minute", "often", ""])
+def test_a_rate_that_nobody_could_keep(limit: str) -> None:
+    (line,) = mistakes("--rate-limit", limit)
+    assert line == "RETOUCH_GATEWAY_RATE_LIMIT: must be such as 60/minute, or 10/second;1000/day"
 
 
 @pytest.mark.parametrize(
-    "target", ["http://x:50051", "x", "x:", "not a target::", "dns:", "https:///x:1"]
+    "store",
+    [
+        "redis://:secret@h:abc",
+        "redis://h?secret=1",
+        "redis://",
+        "x",
+        "redis://:se/cret@h:1",
+        "redis://h:1/x",
+    ],
+)
+def test_a_place_where_nothing_can_be_counted(store: str) -> None:
+    (line,) = mistakes("--limits-store", store)
+    assert line.startswith("RETOUCH_GATEWAY_LIMITS_STORE: ")
+    assert "se" not in line.partition(": must")[2]
+
+
+def test_one_mistake_is_one_line() -> None:
+    """An operator whose file of keys is not found must not read that he should let everybody in."""
+    (line,) = mistakes("--host", "0.0.0.0", "--keys", "/nope")
+    assert line.startswith("RETOUCH_GATEWAY_KEYS: ")
+    (line,) = mistakes("--upstream-cert", "/nope")
+    assert line.startswith("RETOUCH_GATEWAY_UPSTREAM_CERT: ")
+
+
+def test_several_upstreams() -> None:
+    settings = load(["--upstream", "a:50051, dns:///b:50051"])
+    assert settings.upstreams == ["a:50051", "dns:///b:50051"]
+    mistakes("--upstream", "a:50051,b")
+
+
+def test_networks_of_proxies() -> None:
+    shown = [str(each) for each in load(["--trusted-proxies", "10.0.0.0/8,::1"]).networks]
+    assert shown == ["10.0.0.0/8", "::1/128"]
+
+
+def test_keys_open_a_wide_host(tmp_path: Path) -> None:
+    keys = tmp_path / "keys.toml"
+    keys.write_text("")
+    assert load(["--host", "0.0.0.0", "--keys", str(keys)]).keys == keys
+
+
+def test_a_certificate_needs_its_key(tmp_path: Path) -> None:
+    pem = tmp_path / "pem"
+    pem.write_text("")
+    (line,) = mistakes("--upstream-cert", str(pem))
+    assert line == "RETOUCH_GATEWAY_UPSTREAM_KEY: UPSTREAM_CERT and UPSTREAM_KEY need each other"
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["http://x:50051", "x", "x:", "not a target::", "dns:", "https:///x:1", "a:99999", "::1:50051"],
 )
 def test_an_upstream_that_leads_nowhere(target: str) -> None:
     (line,) = mistakes("--upstream", target)

@@ -65,13 +65,26 @@ async def test_each_status_has_its_answer(
     assert (await gateway.edit()).status_code == 200
 
 
-@pytest.mark.parametrize(("accepts", "status", "tries"), [(False, 503, 3), (True, 502, 1)])
+@pytest.mark.parametrize(
+    ("code", "accepts", "status", "tries"),
+    [
+        (C.UNAVAILABLE, False, 503, 3),
+        (C.UNAVAILABLE, True, 502, 1),
+        (C.INTERNAL, False, 500, 1),
+        (C.INTERNAL, True, 500, 1),
+    ],
+)
 async def test_work_that_had_started_is_not_done_twice(
-    gateway: Live, upstream: Upstream, accepts: bool, status: int, tries: int
+    gateway: Live,
+    upstream: Upstream,
+    code: grpc.StatusCode,
+    accepts: bool,
+    status: int,
+    tries: int,
 ) -> None:
     """An edit that ends a server must not be sent on to the next, by gRPC nor by an SDK."""
     upstream.echo.accepts = accepts
-    upstream.echo.refusals = [Refusal(C.UNAVAILABLE) for _ in range(5)]
+    upstream.echo.refusals = [Refusal(code) for _ in range(5)]
     response = await gateway.edit()
     error_of(response, status)
     assert len(upstream.echo.requests) == tries
@@ -139,14 +152,28 @@ async def test_nobody_there(start: StartGateway) -> None:
     assert (await gateway.client.get("/healthz")).status_code == 200
 
 
-async def test_somebody_who_never_answers(start: StartGateway) -> None:
-    """A listener that takes the connection and says nothing."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        gateway = await start(upstream=f"127.0.0.1:{listener.getsockname()[1]}", timeout=0.5)
+@pytest.mark.parametrize("backlog", [5, 0])
+async def test_somebody_who_never_answers(start: StartGateway, backlog: int) -> None:
+    """A listener that takes the connection and says nothing, and one that does not even take it."""
+    with socket.create_server(("127.0.0.1", 0), backlog=backlog) as listener:
+        address = listener.getsockname()
+        # With no backlog, two wait in the kernel; whoever comes then hears nothing.
+        queued = [socket.socket() for _ in range(0 if backlog else 2)]
+        for each in queued:
+            each.setblocking(False)
+            each.connect_ex(address)
+        gateway = await start(upstream=f"127.0.0.1:{address[1]}")
+        for path in ("/readyz", "/v1/models"):
+            began = time.monotonic()
+            error_of(await gateway.client.get(path), 503)
+            assert time.monotonic() - began < 1
         began = time.monotonic()
-        error_of(await gateway.client.get("/readyz"), 503)
+        response = await gateway.edit()
+        error_of(response, 503)
+        assert response.headers["retry-after"] == "1"
         assert time.monotonic() - began < 1
-        assert (await gateway.edit()).status_code in (503, 504)
+        for each in queued:
+            each.close()
 
 
 async def test_readiness_follows_the_upstream(start: StartGateway, upstream: Upstream) -> None:

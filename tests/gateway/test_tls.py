@@ -1,0 +1,136 @@
+"""TLS and mTLS to a server, over real channels; certificates that are wrong, and files that are none."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+import pytest_asyncio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from retouch.v1 import image_edit_pb2_grpc
+from retouch_gateway.channels import credentials
+from retouch_gateway.settings import Settings, SettingsError
+from tests.certificates import Authority
+from tests.gateway.conftest import SERVICE, Echo, StartGateway, error_of
+
+
+@pytest.fixture
+def ca(tmp_path: Path) -> Authority:
+    return Authority(tmp_path)
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def target(ca: Authority) -> AsyncIterator[str]:
+    """Where an echo listens that asks its callers for a certificate."""
+    pair = ca.issue("server")
+    server, checks = grpc.aio.server(), health.aio.HealthServicer()
+    image_edit_pb2_grpc.add_ImageEditServicer_to_server(Echo(), server)
+    health_pb2_grpc.add_HealthServicer_to_server(checks, server)
+    await checks.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)
+    own = [(pair.key.read_bytes(), pair.cert.read_bytes())]
+    proof = grpc.ssl_server_credentials(own, ca.cert.read_bytes(), require_client_auth=True)
+    port = server.add_secure_port("127.0.0.1:0", proof)
+    await server.start()
+    yield f"127.0.0.1:{port}"
+    await server.stop(0)
+
+
+async def test_who_proves_itself_is_served(start: StartGateway, ca: Authority, target: str) -> None:
+    own = ca.issue("gateway")
+    gateway = await start(
+        upstream=target, upstream_ca=ca.cert, upstream_cert=own.cert, upstream_key=own.key
+    )
+    assert (await gateway.edit()).status_code == 200
+    assert (await gateway.client.get("/readyz")).status_code == 200
+
+
+def no_certificate(ca: Authority) -> dict[str, Any]:
+    return {"upstream_ca": ca.cert}
+
+
+def no_tls(_ca: Authority) -> dict[str, Any]:
+    return {}
+
+
+def strangers(ca: Authority) -> tuple[Authority, Authority]:
+    folder = ca.folder / "other"
+    folder.mkdir()
+    return ca, Authority(folder)
+
+
+def another_authority_for_the_server(ca: Authority) -> dict[str, Any]:
+    ca, other = strangers(ca)
+    own = ca.issue("gateway")
+    return {"upstream_ca": other.cert, "upstream_cert": own.cert, "upstream_key": own.key}
+
+
+def another_authority_for_the_gateway(ca: Authority) -> dict[str, Any]:
+    ca, other = strangers(ca)
+    own = other.issue("gateway")
+    return {"upstream_ca": ca.cert, "upstream_cert": own.cert, "upstream_key": own.key}
+
+
+def the_systems_roots(ca: Authority) -> dict[str, Any]:
+    own = ca.issue("gateway")
+    return {"upstream_tls": True, "upstream_cert": own.cert, "upstream_key": own.key}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        no_certificate,
+        no_tls,
+        another_authority_for_the_server,
+        another_authority_for_the_gateway,
+        the_systems_roots,
+    ],
+)
+async def test_whoever_does_not_is_not(
+    start: StartGateway,
+    ca: Authority,
+    target: str,
+    wrong: Callable[[Authority], dict[str, Any]],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    gateway = await start(upstream=target, **wrong(ca))
+    began = time.monotonic()
+    error_of(await gateway.edit(), 503)
+    error_of(await gateway.client.get("/readyz"), 503)
+    assert time.monotonic() - began < 1.5
+    assert [vars(r) for r in caplog.records if r.name == "retouch_gateway.target"], "no word of why"
+
+
+async def test_a_server_by_another_name_is_not_trusted(start: StartGateway, ca: Authority) -> None:
+    pair = ca.issue("elsewhere", "192.0.2.1")
+    server = grpc.aio.server()
+    own = [(pair.key.read_bytes(), pair.cert.read_bytes())]
+    port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials(own))
+    await server.start()
+    gateway = await start(upstream=f"127.0.0.1:{port}", upstream_ca=ca.cert)
+    error_of(await gateway.edit(), 503)
+    await server.stop(0)
+
+
+def test_plain_text_needs_none(tmp_path: Path) -> None:
+    assert credentials(Settings(store=str(tmp_path))) is None
+
+
+@pytest.mark.parametrize("wrong", ["ca", "cert", "key", "pair", "empty"])
+def test_files_that_are_none_are_told_at_the_start(ca: Authority, wrong: str) -> None:
+    own, other = ca.issue("gateway"), ca.issue("other")
+    garbage = ca.folder / "garbage.pem"
+    garbage.write_text("" if wrong == "empty" else "-----BEGIN CERTIFICATE-----\nno\n")
+    settings = Settings(
+        store=str(ca.folder),
+        upstream_ca=garbage if wrong in ("ca", "empty") else ca.cert,
+        upstream_cert=garbage if wrong == "cert" else own.cert,
+        upstream_key={"key": garbage, "pair": other.key}.get(wrong, own.key),
+    )
+    variable = "CA" if wrong in ("ca", "empty") else "KEY"
+    with pytest.raises(SettingsError, match=f"^RETOUCH_GATEWAY_UPSTREAM_{variable}: "):
+        credentials(settings)
