@@ -112,13 +112,17 @@ class World:
         return self.actor.calls[f"{client}: {scenario}"]
 
 
+def need(client: str) -> None:
+    """Skips where the client is not installed."""
+    if not matrix.CLIENTS[client].installed:
+        pytest.skip(f"{client} is not installed: scripts/client-tools installs it")
+
+
 async def run(
     client: str, scenarios: list[str], base_url: str, folder: Path, model: str = MODEL.id
 ) -> dict[str, Any]:
-    """What a client's program tells of each scenario. Skips where it is not installed."""
+    """What a client's program tells of each scenario."""
     tool = matrix.CLIENTS[client]
-    if not tool.installed:
-        pytest.skip(f"{client} is not installed: scripts/client-tools installs it")
     for name, data in PICTURES.items():
         (folder / name).write_bytes(data)
     config = {"base_url": base_url, "key": KEY, "client": client, "model": model}

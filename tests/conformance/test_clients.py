@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.conformance import checks, matrix
-from tests.conformance.conftest import World
+from tests.conformance.conftest import World, need
 
 API = Path(__file__).parents[2] / "docs" / "api.md"
 
@@ -17,6 +17,7 @@ API = Path(__file__).parents[2] / "docs" / "api.md"
 async def test_it_sees_what_openai_would_have_shown(
     world: World, client: str, scenario: str
 ) -> None:
+    need(client)
     saw = (await world.saw(client))[scenario]
     await getattr(checks, scenario)(checks.Seen(client, saw, world.calls(client, scenario)))
 

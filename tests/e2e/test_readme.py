@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.e2e.conftest import Tiers
+from tests.e2e.conftest import Tiers, tool
 
 ROOT = Path(__file__).parents[2]
 SAMPLE = ROOT / "cli/retouch_cli/sample.jpg"
@@ -36,6 +36,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("code", blocks("sh"))
 def test_curl(code: str, tiers: Tiers, folder: Path) -> None:
+    tool("curl")
     script = code.replace("http://localhost:8000", tiers.url)
     done = subprocess.run(
         ["bash", "-euc", script],
