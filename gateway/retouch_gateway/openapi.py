@@ -42,7 +42,7 @@ HEADERS = {
     "openai-processing-ms": text("milliseconds until the answer began", pattern="^[0-9]+$"),
     "x-ratelimit-limit-requests": text("edits allowed, where they are limited", pattern="^[0-9]+$"),
     "x-ratelimit-remaining-requests": text("those that are left", pattern="^[0-9]+$"),
-    "x-ratelimit-reset-requests": text("until all are there again, such as `1s` or `6m0s`"),
+    "x-ratelimit-reset-requests": text("until one more is free, such as `1s` or `6m0s`"),
     "retry-after": whole("seconds until it is worth trying again", minimum=1, maximum=60),
     "x-should-retry": text("`false` where an SDK should not try again by itself"),
     "idempotent-replayed": text("`true` where the answer is one that was given before"),
