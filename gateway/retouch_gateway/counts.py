@@ -1,8 +1,8 @@
-"""The counting behind limits: who has done how much, in one storage of the `limits` library.
+"""The counting behind limits: who has done how much, in one place.
 
-Edits per time go by its moving window, one time stamp for each edit let in: exact at every moment,
-and it knows when the next is free, which a fixed window and a sliding counter do not. Edits at once
-are slots that expire: a gateway that dies gives back what it held once its edits would be over.
+Edits per time go by the moving window of the `limits` library, one time stamp for each edit let in:
+exact at every moment, and it knows when the next is free, which a fixed window and a sliding counter
+do not. Edits at once hold slots.
 """
 
 from __future__ import annotations
@@ -11,11 +11,16 @@ import math
 import secrets
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 
 from limits import RateLimitItem
-from limits.aio.storage import Storage
+from limits.aio.storage import MemoryStorage, Storage
 from limits.aio.strategies import MovingWindowRateLimiter
+
+from retouch_gateway.slots import Slots
+
+SWEEP_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +39,11 @@ class Quota:
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """One of a caller's edits at once, taken until it is freed or until `until` (monotonic)."""
+    """One of the edits at once of `who`: to be taken, held, or to be freed."""
 
     counts: Counts
-    name: str
-    until: float
+    who: str
+    token: str = field(default_factory=partial(secrets.token_hex, 8))
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,28 +64,30 @@ class Window:
         }
 
 
+class Memory(MemoryStorage):
+    """The library's, but for its sweep, which goes through all it knows with a thread's turn for each.
+
+    That starts once in SWEEP_SECONDS at most, not at every edit.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._next_sweep = 0.0
+
+    async def _MemoryStorage__schedule_expiry(self) -> None:
+        now = time.monotonic()
+        if now >= self._next_sweep:
+            self._next_sweep = now + SWEEP_SECONDS
+            await super()._MemoryStorage__schedule_expiry()  # type: ignore[misc]
+
+
 class Counts:
-    """The counts in one storage. Each method may raise what the storage does."""
+    """The counts in one place. Each method may raise what the storage does."""
 
-    def __init__(self, storage: Storage, lease_seconds: int) -> None:
+    def __init__(self, storage: Storage, slots: Slots) -> None:
         self.storage = storage
-        self.lease_seconds = lease_seconds
+        self.slots = slots
         self._limiter = MovingWindowRateLimiter(storage)
-
-    async def occupy(self, who: str, most: int) -> Slot | None:
-        """A free slot of `most`, or None if all are taken."""
-        first = secrets.randbelow(most)  # likely a free one, while few are taken
-        for i in range(most):
-            name = f"{who}/slot/{(first + i) % most}"
-            until = time.monotonic() + self.lease_seconds
-            if await self.storage.incr(name, self.lease_seconds) == 1:
-                return Slot(self, name, until)
-        return None
-
-    async def free(self, slot: Slot) -> None:
-        """Give a slot back; one that has expired may be another's by now."""
-        if time.monotonic() < slot.until:
-            await self.storage.clear(slot.name)
 
     async def hit(self, quota: Quota) -> bool:
         """Count one edit in each rate, or, where one of them is used up, in none."""

@@ -91,7 +91,7 @@ class Keys:
     def __init__(self, path: Path | None, metrics: Metrics) -> None:
         self.path = path
         self.metrics = metrics
-        self._seen = _contents(path) if path else b""
+        self._seen = self._before = _contents(path) if path else b""
         self._keys = _parse(self._seen)
 
     def find(self, headers: Headers) -> Key:
@@ -111,18 +111,20 @@ class Keys:
         return fits[0]
 
     async def watch_forever(self) -> None:
-        """Take up what becomes of the file, a second later at most.
+        """Take up what becomes of the file, two seconds later at most.
 
         It is read whole each time, which costs less than to be sure by its inode and times that
-        nothing changed. A file that is gone or has a mistake leaves the keys as they were.
+        nothing changed. What one look saw may be half written; what two saw counts. A file that is
+        gone or has a mistake leaves the keys as they were.
         """
         while self.path:
             await asyncio.sleep(LOOK_SECONDS)
             await asyncio.to_thread(self._look, self.path)
 
     def _look(self, path: Path) -> None:
-        contents = _contents(path)
-        if contents == self._seen:
+        contents, before = _contents(path), self._before
+        self._before = contents
+        if contents != before or contents == self._seen:
             return
         self._seen = contents
         try:

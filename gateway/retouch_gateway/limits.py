@@ -15,13 +15,13 @@ from functools import partial
 from ipaddress import IPv6Address, IPv6Network, ip_address
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from limits.aio.storage import MemoryStorage, RedisStorage
-from limits.errors import StorageError
+from limits.aio.storage import RedisStorage
 
-from retouch_gateway.counts import Counts, Quota, Slot, Window, duration
+from retouch_gateway.counts import Counts, Memory, Quota, Slot, Window, duration
 from retouch_gateway.errors import OverLimit
 from retouch_gateway.keys import Key, rates
 from retouch_gateway.metrics import Metrics
+from retouch_gateway.slots import SlotsHere, SlotsInRedis
 
 if TYPE_CHECKING:
     from redis.asyncio import ConnectionPool
@@ -81,9 +81,13 @@ class Limits:
         self.concurrency = concurrency
         self.metrics = metrics
         seconds = math.ceil(lease_seconds)
-        self._here = Counts(MemoryStorage(), seconds)
+        self._here = Counts(Memory(), SlotsHere(seconds))
         self._pool = None if store == MEMORY else _pool(store)
-        self._redis = Counts(_storage(store, self._pool), seconds) if self._pool else None
+        self._redis = (
+            Counts(_storage(store, self._pool), SlotsInRedis(self._pool, PREFIX, seconds))
+            if self._pool
+            else None
+        )
         self._at_once = asyncio.Semaphore(REDIS_AT_ONCE)
         self._recovering: asyncio.Task[None] | None = None
         self._owed: list[Slot] = []  # to be freed once Redis is back
@@ -125,8 +129,9 @@ class Limits:
         slot = None
         try:
             if quota.concurrency:
-                slot = await counts.occupy(quota.who, quota.concurrency)
-                if not slot:
+                slot = Slot(counts, quota.who)  # from here on it may be taken
+                if not await counts.slots.take(slot.who, slot.token, quota.concurrency):
+                    slot = None
                     raise self._full(quota, await counts.tightest(quota))
             allowed = await counts.hit(quota)
             window = await counts.tightest(quota)
@@ -171,7 +176,7 @@ class Limits:
     async def _free(self, slot: Slot) -> None:
         try:
             async with self._reaching(slot.counts):
-                await slot.counts.free(slot)
+                await slot.counts.slots.free(slot.who, slot.token)
         except _Away:
             self._owed.append(slot)
 
@@ -187,7 +192,7 @@ class Limits:
             try:
                 async with asyncio.timeout(REDIS_SECONDS):
                     yield
-            except (StorageError, OSError) as error:  # TimeoutError is one of the latter
+            except _failures() as error:
                 self._lost(counts, error)
                 raise _Away from None
 
@@ -202,7 +207,7 @@ class Limits:
     async def _recover(self, counts: Counts) -> None:
         while self._recovering:
             await asyncio.sleep(RECOVER_SECONDS)
-            with contextlib.suppress(StorageError, OSError):
+            with contextlib.suppress(*_failures()):
                 async with asyncio.timeout(REDIS_SECONDS):
                     await self._settle(counts)
                 log.info("limits: counting in Redis again")
@@ -212,7 +217,8 @@ class Limits:
         """Free what could not be; before that any write, since a Redis that is full still reads."""
         await counts.storage.incr("probe", 1)
         while self._owed:
-            await counts.free(self._owed[0])
+            slot = self._owed[0]
+            await counts.slots.free(slot.who, slot.token)
             del self._owed[0]
 
     def _spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
@@ -256,6 +262,11 @@ def _pool(url: str) -> ConnectionPool:
 
 def _storage(url: str, pool: ConnectionPool) -> RedisStorage:
     options: dict[str, Any] = {"connection_pool": pool}
-    return RedisStorage(
-        url, wrap_exceptions=True, implementation="redispy", key_prefix=PREFIX, **options
-    )
+    return RedisStorage(url, implementation="redispy", key_prefix=PREFIX, **options)
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """What Redis fails with."""
+    from redis.exceptions import RedisError
+
+    return RedisError, OSError  # TimeoutError is one of the latter

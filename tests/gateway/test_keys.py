@@ -252,6 +252,34 @@ async def test_a_changed_file_is_taken_up(file: Path, caplog: pytest.LogCaptureF
         assert reloads(metrics, "failed") == 0
 
 
+@pytest.mark.parametrize("first", [BOB[:0], BOB[:9], BOB[:40]])
+async def test_a_file_that_is_still_being_written_is_not_taken_up(
+    file: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, first: str
+) -> None:
+    caplog.set_level(logging.INFO, "retouch_gateway.keys")
+    contents = keys._contents
+
+    def looked(path: Path) -> bytes | str:
+        found = contents(path)
+        if found == first.encode():
+            path.write_text(BOB)  # right after somebody looked
+        return found
+
+    monkeypatch.setattr(keys, "_contents", looked)
+    async with watched(file) as (found, metrics):
+        becomes(file, first)
+        await until(lambda: bool(reloads(metrics, "ok")))
+        assert caplog.messages == ["keys: 1 in force"]
+        assert who(found, x_api_key="secret-b") == "bob"
+        assert reloads(metrics, "failed") == 0
+
+
+async def test_a_file_that_is_emptied_lets_nobody_in(file: Path) -> None:
+    async with watched(file) as (found, _):
+        becomes(file, "")
+        await until(lambda: who(found, x_api_key="secret-a") == "401")
+
+
 async def test_a_link_that_is_swapped_as_kubernetes_does(tmp_path: Path) -> None:
     for version, text in (("..1", ADA), ("..2", BOB)):
         (tmp_path / version).mkdir()

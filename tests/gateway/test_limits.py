@@ -23,12 +23,13 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from retouch_gateway import limits
-from retouch_gateway.counts import duration
+from retouch_gateway import counts, limits
+from retouch_gateway.counts import Counts, Memory, Quota, duration
 from retouch_gateway.errors import OverLimit
-from retouch_gateway.keys import ANONYMOUS, Key
+from retouch_gateway.keys import ANONYMOUS, Key, rates
 from retouch_gateway.limits import Lease, Limits
 from retouch_gateway.metrics import Metrics
+from retouch_gateway.slots import Slots, SlotsHere, SlotsInRedis
 
 NUMBERS = itertools.count()
 DURATION = re.compile(r"(?:(?:(\d+)h)?(\d+)m)?(\d+)s")
@@ -370,8 +371,8 @@ async def test_what_redis_holds_is_named_and_expires(opened: Open, server: Serve
         client.flushall()
         lease = await limited.take(ada, HERE)
         names = sorted(client.scan_iter("*"))
-        assert re.fullmatch(rf"retouch:LIMITER/key/{ada.id}/5/1/minute", names[0])
-        assert re.fullmatch(rf"retouch:key/{ada.id}/slot/[01]", names[1])
+        assert names[0] == f"retouch:LIMITER/key/{ada.id}/5/1/minute"
+        assert names[1] == f"retouch:key/{ada.id}/slots"
         assert 55 < int(client.ttl(names[0])) <= 60
         assert 25 < int(client.ttl(names[1])) <= 31
         await lease.release()
@@ -379,15 +380,75 @@ async def test_what_redis_holds_is_named_and_expires(opened: Open, server: Serve
 
 
 async def test_a_gateway_that_dies_gives_back_what_it_held(opened: Open, store: str) -> None:
-    limited, ada = opened(store, None, 1, 2), key()
+    limited, ada = opened(store, None, 2, 2), key()
     dead = await limited.take(ada, HERE)
+    await asyncio.sleep(1)
+    await limited.take(ada, HERE)  # which prolongs nothing for the first
     await refused(limited, ada)
-    await asyncio.sleep(2.1)
+    await asyncio.sleep(1.05)
     alive = await limited.take(ada, HERE)
     await dead.release()  # it was not so dead; but what it held is another's now
     await refused(limited, ada)
     await alive.release()
     await limited.take(ada, HERE)
+
+
+async def test_a_lease_does_not_go_by_this_machines_time(
+    opened: Open, store: str, later: Callable[[float], None]
+) -> None:
+    limited, ada = opened(store, None, 1, 60), key()
+    await limited.take(ada, HERE)
+    later(3600)  # a clock that was set, or that is another gateway's
+    await refused(limited, ada)
+
+
+async def test_a_token_is_in_once_and_out_once(store: str) -> None:
+    pool = None if store == limits.MEMORY else redis.asyncio.ConnectionPool.from_url(store)
+    slots: Slots = SlotsInRedis(pool, "test", 60) if pool else SlotsHere(60)
+    who = key().id
+    assert await slots.take(who, "a", 2)
+    assert await slots.take(who, "b", 2)
+    assert await slots.take(who, "b", 2)  # as a client does that got no answer
+    assert not await slots.take(who, "c", 2)
+    await slots.free(who, "c")
+    await slots.free(who, "a")
+    await slots.free(who, "a")
+    assert not await slots.take(who, "c", 1)  # a limit that was lowered
+    assert await slots.take(who, "c", 2)
+    assert not await slots.take(who, "d", 2)
+    if pool:
+        await pool.aclose()
+
+
+async def test_a_full_limit_costs_one_round_trip_however_large(
+    opened: Open, server: Server
+) -> None:
+    async with between(server) as road:
+        limited, ada = opened(road.url, None, 100), key()
+        for _ in range(100):
+            await limited.take(ada, HERE)
+        asked = road.asked
+        await refused(limited, ada)
+        await limited.close()  # there is nothing to be given back
+        assert road.asked == asked + 1
+
+
+@pytest.mark.parametrize(
+    ("rate_limit", "concurrency", "trips"),
+    [(None, 1, 1), ("9/minute", None, 2), ("9/minute;9/hour", None, 5), ("9/minute", 1, 3)],
+)
+async def test_round_trips_of_an_edit(
+    opened: Open, server: Server, rate_limit: str | None, concurrency: int | None, trips: int
+) -> None:
+    """As docs/operating.md has them."""
+    async with between(server) as road:
+        limited, ada = opened(road.url, rate_limit, concurrency), key()
+        await (await limited.take(ada, HERE)).release()  # it knows the scripts from here on
+        asked = road.asked
+        lease = await limited.take(ada, HERE)
+        assert road.asked == asked + trips
+        await lease.release()
+        assert road.asked == asked + trips + bool(concurrency)
 
 
 @settings(
@@ -414,6 +475,61 @@ async def test_never_more_at_once_than_allowed(
             held += new
         elif held:
             await held.pop(number % len(held)).release()
+
+
+# What is known in this process is forgotten, at little cost
+
+
+@pytest.fixture
+def threads(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    """How many threads' turns were asked for."""
+    turns = 0
+    real = asyncio.to_thread
+
+    async def counting(*work: Any, **more: Any) -> Any:
+        nonlocal turns
+        turns += 1
+        return await real(*work, **more)
+
+    monkeypatch.setattr(asyncio, "to_thread", counting)
+    return lambda: turns
+
+
+async def test_an_edit_does_not_go_through_all_addresses(
+    opened: Open, threads: Callable[[], int]
+) -> None:
+    limited = opened(limits.MEMORY, "9/hour")
+    for number in range(100):
+        await limited.take(ANONYMOUS, f"198.51.100.{number}")
+        await asyncio.sleep(0.001)
+    assert threads() <= 1  # the first edit's
+
+
+async def test_old_addresses_are_forgotten(
+    threads: Callable[[], int], later: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(counts, "SWEEP_SECONDS", 0.2)
+    memory = Memory()
+    counted = Counts(memory, SlotsHere(60))
+    await counted.hit(Quota("first", rates("9/hour"), None))
+    await asyncio.sleep(0)
+    for number in range(50):
+        await counted.hit(Quota(f"address/{number}", rates("9/minute"), None))
+    later(61)
+    await asyncio.sleep(0.2)
+    await counted.hit(Quota("last", rates("9/hour"), None))
+    await until(lambda: len(memory.events) == 2)
+    assert threads() <= 53
+
+
+async def test_who_has_nothing_under_way_is_forgotten() -> None:
+    slots = SlotsHere(60)
+    for number in range(9):
+        assert await slots.take(f"address/{number}", "a", 1)
+        assert not await slots.take(f"address/{number}", "b", 1)
+        await slots.free(f"address/{number}", "b")
+        await slots.free(f"address/{number}", "a")
+    assert slots.held == {}
 
 
 # Callers that leave
@@ -447,13 +563,13 @@ async def test_a_caller_that_leaves_before_redis_has_answered_holds_nothing(
         road.hang()
         taking = asyncio.create_task(limited.take(ada, HERE))
         with server.client as client:
-            await until(lambda: client.exists(f"retouch:key/{ada.id}/slot/0"))
+            await until(lambda: client.exists(f"retouch:key/{ada.id}/slots"))
             taking.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await taking
             road.mend()
             await (await let_in(limited, ada)).release()
-            assert not client.exists(f"retouch:key/{ada.id}/slot/0")
+            assert not client.exists(f"retouch:key/{ada.id}/slots")
     assert sample(limited, "limits_outages") == 0
 
 
@@ -540,6 +656,24 @@ async def test_what_could_not_be_given_back_is_once_redis_is_back(
         road.cut()
         await lease.release()
         await (await limited.take(ada, HERE)).release()  # here
+        road.mend()
+        await until(lambda: "limits: counting in Redis again" in caplog.messages)
+        await limited.take(ada, HERE)
+
+
+@pytest.mark.usefixtures("quick")
+async def test_what_was_taken_in_an_answer_that_was_lost_is_given_back(
+    opened: Open, server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "retouch_gateway.limits")
+    async with between(server) as road:
+        limited, ada = opened(road.url, None, 1), key()
+        await (await limited.take(ada, HERE)).release()
+        road.hang()
+        with server.client as client:
+            lease = await limited.take(ada, HERE)  # here
+            assert client.zcard(f"retouch:key/{ada.id}/slots") == 1  # and there, unknown to us
+        await lease.release()
         road.mend()
         await until(lambda: "limits: counting in Redis again" in caplog.messages)
         await limited.take(ada, HERE)
@@ -643,6 +777,7 @@ class Road:
         self.open = asyncio.Event()
         self.open.set()
         self.refusing = False
+        self.asked = 0  # round trips, of a client that awaits each answer
         self.writers: list[asyncio.StreamWriter] = []
         self.tasks: list[asyncio.Task[None]] = []
 
@@ -671,6 +806,8 @@ class Road:
             while data := await reader.read(65536):
                 if waits:
                     await self.open.wait()
+                else:
+                    self.asked += 1
                 writer.write(data)
         writer.close()
 
