@@ -21,7 +21,6 @@ from retouch_gateway.access import Access, Visit
 from retouch_gateway.dialects import Edit
 from retouch_gateway.errors import (
     GatewayError,
-    NotFound,
     OutOfTime,
     Unavailable,
     envelope,
@@ -183,11 +182,8 @@ class Gateway:
 
     async def model(self, request: Request) -> Response:
         self.admit(request)
-        wanted = request.path_params["id"]
-        for model in await self.upstream.models():
-            if model.id == wanted:
-                return replies.json_response(replies.model(model))
-        raise NotFound(f"There is no model {wanted[:200]!r}.", param="model")
+        model = await self.upstream.model(request.path_params["id"])
+        return replies.json_response(replies.model(model))
 
     def admit(self, request: Request) -> Key:
         """The request's key. Raises Unauthorized."""

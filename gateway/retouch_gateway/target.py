@@ -70,7 +70,8 @@ class Target:
         self._changed, self._metrics = changed, metrics
         self._stub = ImageEditStub(channel)
         self._health = health_pb2_grpc.HealthStub(channel)
-        self._listing, self._listed_at = asyncio.Lock(), float("-inf")
+        self._asking: asyncio.Task[None] | None = None
+        self._asked_at = float("-inf")
         metrics.upstream_ready.labels(address).set(0)
 
     def serves(self, model: str) -> bool:
@@ -106,18 +107,31 @@ class Target:
         self._changed()
 
     async def list_models(self, *, unless_within: float = 0) -> None:
-        """Ask what is served, unless that was told within so many seconds. What was known stays where it fails."""
-        async with self._listing:
-            if time.monotonic() - self._listed_at < unless_within:
-                return
-            try:
-                with self._calling("ListModels", ()):
-                    call = self._stub.ListModels(ListModelsRequest(), timeout=LIST_SECONDS)
-                    listed = _sound(await call)
-            except GatewayError:
-                return  # it is logged
-            self.models, self._listed_at = listed.models, time.monotonic()
+        """Ask what is served, unless that was asked within so many seconds. What was known stays where it fails.
+
+        Takes LIST_SECONDS at most: who comes while it is being asked waits for the same answer.
+        """
+        if self._asking is None and time.monotonic() - self._asked_at >= unless_within:
+            self._asking = asyncio.create_task(self._ask())
+        if self._asking:
+            await asyncio.shield(self._asking)  # whose caller may leave while others wait
+
+    async def _ask(self) -> None:
+        try:
+            with self._calling("ListModels", ()):
+                call = self._stub.ListModels(ListModelsRequest(), timeout=LIST_SECONDS)
+                self.models = _sound(await call).models
             self._changed()
+        except GatewayError:
+            pass  # it is logged
+        finally:
+            self._asking, self._asked_at = None, time.monotonic()
+
+    async def close(self) -> None:
+        if self._asking:
+            self._asking.cancel()
+            await asyncio.wait({self._asking})
+        await self.channel.close()
 
     async def healthy(self) -> bool:
         """Whether a server answers now that it is loaded and not draining; takes READY_SECONDS at most."""

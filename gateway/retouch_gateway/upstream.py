@@ -6,14 +6,14 @@ import asyncio
 import contextlib
 import itertools
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
 from typing import TypeVar
 
 import grpc
 
 from retouch.v1.image_edit_pb2 import EditEvent, EditRequest, EditResponse, Model
 from retouch_gateway import channels
-from retouch_gateway.errors import GatewayError, NotFound, Unavailable
+from retouch_gateway.errors import Busy, GatewayError, NotFound, Unavailable
 from retouch_gateway.metrics import Metrics
 from retouch_gateway.target import Metadata, Target
 
@@ -32,8 +32,8 @@ class Upstream:
     `send_bytes`: the largest request.
 
     An edit goes to the target with the fewest calls under way, of those that are ready and serve its model; behind one
-    target gRPC balances by itself. A target that does not take it is passed over for one other, never after work was
-    accepted.
+    target gRPC balances by itself. A target that does not take it, because it goes away, has a full queue or serves
+    other models than it did, is passed over for one other; never after work was accepted.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Upstream:
         for task in self._following:
             task.cancel()
         await asyncio.gather(*self._following, return_exceptions=True)
-        await asyncio.gather(*(each.channel.close() for each in self.targets))
+        await asyncio.gather(*(each.close() for each in self.targets))
 
     async def edit(self, request: EditRequest, seconds: float, metadata: Metadata) -> EditResponse:
         """Run one edit within `seconds`; cancelling this cancels it on its server.
@@ -106,55 +106,82 @@ class Upstream:
                 found.setdefault(model.id, model)
         return list(found.values())
 
+    async def model(self, name: str) -> Model:
+        """The one of that id. Raises NotFound, and Unavailable where a target that is not ready may serve it."""
+        found = [model for model in await self.models() if model.id == name]
+        if not found:
+            raise self._not_served(name)
+        return found[0]
+
     async def ready(self) -> bool:
         """Whether some server is loaded and not draining; answers within a second."""
         return any(await asyncio.gather(*(each.healthy() for each in self.targets)))
 
     async def _sent(self, request: EditRequest, start: Callable[[Target], Awaitable[T]]) -> T:
         """What `start` makes of the request at the best target or, if that does not take it, at the next best."""
-        passed: list[Target] = []
+        passed: dict[Target, GatewayError] = {}
         while True:
             target = await self._choose(request, passed)
             try:
                 return await start(target)
-            except (Unavailable, NotFound) as error:
-                passed.append(target)
-                await self._pass_over(target, error)
+            except (Busy, NotFound, Unavailable) as error:
+                passed[target] = error
+                if isinstance(error, NotFound) and not self._alone:
+                    await self._ask_again()
                 if len(passed) > 1 or not self._candidates(request.model, passed):
-                    raise
+                    raise self._reason(request.model, list(passed.values())) from None
 
-    async def _pass_over(self, target: Target, error: GatewayError) -> None:
-        if isinstance(error, NotFound) and len(self.targets) > 1:
-            await target.list_models(unless_within=ASK_AGAIN)  # it serves other models than it did
+    def _reason(self, model: str, errors: Sequence[GatewayError]) -> GatewayError:
+        """Of what each target said, what the caller hears: 404 last, for then nobody tries again."""
+        if self._alone:
+            return errors[0]
+        told = [error for error in errors if not isinstance(error, NotFound)]
+        return told[0] if told else self._not_served(model)
 
-    async def _choose(self, request: EditRequest, passed: Sequence[Target]) -> Target:
+    def _not_served(self, model: str) -> GatewayError:
+        """What there is to say of a model that no ready target serves."""
+        if self._may_come(model):
+            return Unavailable(headers={"retry-after": "1"})
+        return NotFound(f"There is no model {model[:200]!r}.", param="model")
+
+    async def _ask_again(self) -> None:
+        await asyncio.gather(*(t.list_models(unless_within=ASK_AGAIN) for t in self._known()))
+
+    async def _choose(self, request: EditRequest, passed: Collection[Target]) -> Target:
         """Raises NotFound and, after WAIT_SECONDS, Unavailable."""
-        if not request.model and len(self.targets) > 1:
+        if not request.model and not self._alone:
             request.model = (await self.models())[0].id
         model = request.model
         candidates = await self._when(
-            lambda: self._candidates(model, passed) or (None if self._may_come(model) else [])
+            lambda: (
+                self._candidates(model, passed)
+                or (None if self._alone or self._may_come(model) else [])
+            )
         )
         if not candidates:
-            await asyncio.gather(*(t.list_models(unless_within=ASK_AGAIN) for t in self._known()))
+            await self._ask_again()
             candidates = self._candidates(model, passed)
         if not candidates:
-            raise NotFound(f"There is no model {model[:200]!r}.", param="model")
+            raise self._not_served(model)
         chosen = min(candidates, key=lambda target: (target.calls, target.turn))
         chosen.turn = next(self._turns)
         return chosen
 
-    def _candidates(self, model: str, passed: Sequence[Target]) -> list[Target]:
-        only = len(self.targets) == 1  # then it is for the server to say what it serves
+    @property
+    def _alone(self) -> bool:
+        """Whether there is one target: then it is for the server to say what it serves."""
+        return len(self.targets) == 1
+
+    def _candidates(self, model: str, passed: Collection[Target]) -> list[Target]:
         return [
             target
             for target in self.targets
-            if target.ready and target not in passed and (only or target.serves(model))
+            if target.ready and target not in passed and (self._alone or target.serves(model))
         ]
 
     def _may_come(self, model: str) -> bool:
         """Whether a target that is not to be had now serves `model`, as far as is known."""
-        return len(self.targets) == 1 or any(
+        return any(
             target.models is None or (target.serves(model) and not target.ready)
             for target in self.targets
         )

@@ -65,6 +65,5 @@ class Job:
 
     @property
     def timings(self) -> pb.Timings:
-        """Those of the edit that took longest."""
-        longest = max(self.edits, key=lambda edit: (edit.ended_at or 0) - edit.queued_at)
-        return replies.timings(longest)
+        """Those of the edit that takes longest, until now where it has not ended."""
+        return replies.timings(max(self.edits, key=lambda edit: edit.seconds))

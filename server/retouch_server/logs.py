@@ -14,6 +14,8 @@ def configure(level: str, style: str) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(_json() if style == "json" else _Text())
     logging.basicConfig(level=level, handlers=[handler])
+    # At DEBUG it writes what is in a picture's EXIF.
+    logging.getLogger("PIL").setLevel(max(logging.INFO, logging.root.level))
     logging.captureWarnings(True)
 
 

@@ -16,7 +16,7 @@ from retouch_gateway import upstream as upstream_module
 from retouch_gateway.errors import Busy, NotFound, Unavailable, UpstreamLost
 from retouch_gateway.metrics import Metrics
 from retouch_gateway.upstream import Upstream
-from tests.gateway.conftest import busy
+from tests.gateway.conftest import Refusal, busy
 from tests.gateway.several import DEAD, DOWN, Serves, answer, asked, request, several, until, value
 
 TRIES = 3  # gRPC's own, at one target
@@ -82,12 +82,32 @@ async def test_work_that_had_started_is_not_passed_on(stream: bool) -> None:
         assert asked(a, b) == [1, 0]
 
 
-async def test_a_full_queue_is_not_passed_on() -> None:
-    async with several("m", "m") as (upstream, a, b):
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_full_queue_is_passed_on_once(stream: bool) -> None:
+    """Nothing was accepted, and the other may be idle."""
+    async with several("m", "m", "m", "n") as (upstream, a, b, c, other):
         a.echo.refusals = [busy(1)]
-        with pytest.raises(Busy):
+        assert (await answer(upstream, stream)).model == "m"
+        assert asked(a, b, c, other) == [1, 1, 0, 0]
+        c.echo.refusals, a.echo.refusals = [busy(7)], [busy(9)]
+        with pytest.raises(Busy) as raised:
+            await answer(upstream, stream)
+        assert raised.value.headers == {"retry-after": "7"}
+        assert asked(a, b, c, other) == [2, 1, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("refusals", "expected"), [([busy(1)], Busy), ([DOWN] * TRIES, Unavailable)]
+)
+async def test_what_one_would_take_later_is_not_unknown(
+    refusals: list[Refusal], expected: type[Exception]
+) -> None:
+    """Whatever the next one says: 404 would tell the caller not to try again."""
+    async with several("m", "m") as (upstream, a, b):
+        a.echo.refusals, b.echo.ids = list(refusals), ("n",)
+        with pytest.raises(expected):
             await upstream.edit(request("m"), 5, ())
-        assert asked(a, b) == [1, 0]
+        assert asked(a, b) == [len(refusals), 1]
 
 
 async def test_one_that_is_down_gets_nothing() -> None:
@@ -174,6 +194,92 @@ async def test_a_server_that_serves_others_than_it_did(monkeypatch: pytest.Monke
         assert [model.id for model in await upstream.models()] == ["n", "m"]
         b.echo.ids = ("o",)  # nobody was told, and no call failed yet
         assert (await upstream.edit(request("o"), 5, ())).model == "o"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_model_that_moves_is_followed(
+    monkeypatch: pytest.MonkeyPatch, stream: bool
+) -> None:
+    monkeypatch.setattr(upstream_module, "ASK_AGAIN", 0)
+    async with several("m", "n") as (upstream, a, b):
+        a.echo.ids, b.echo.ids = ("n",), ("m",)
+        assert (await answer(upstream, stream)).model == "m"
+        assert asked(a, b) == [1, 1]
+        b.echo.ids = ("n",)
+        with pytest.raises(NotFound, match="There is no model 'm'"):
+            await answer(upstream, stream)
+        assert asked(a, b) == [1, 2]
+
+
+async def test_a_model_that_left_may_come_where_one_is_down(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(upstream_module, "ASK_AGAIN", 0)
+    async with several("m", "m") as (upstream, a, b):
+        await b.serving(False)
+        await until(lambda: not upstream.targets[1].ready)
+        a.echo.ids = ("n",)
+        with pytest.raises(Unavailable):
+            await upstream.edit(request("m"), 5, ())
+        assert asked(a, b) == [1, 0]
+
+
+async def test_one_model_by_its_id() -> None:
+    """As an edit of it would end."""
+    async with several("a x", "b") as (upstream, _, b):
+        assert (await upstream.model("b")).id == "b"
+        await b.serving(False)
+        await until(lambda: not upstream.targets[1].ready)
+        assert (await upstream.model("x")).id == "x"
+        with pytest.raises(Unavailable) as raised:
+            await upstream.model("b")
+        assert raised.value.headers == {"retry-after": "1"}
+        with pytest.raises(NotFound, match="There is no model 'c'") as missing:
+            await upstream.model("c")
+        assert missing.value.param == "model"
+    async with several("a") as (upstream, _):
+        with pytest.raises(NotFound):
+            await upstream.model("b")
+
+
+class Hangs(Serves):
+    """Once told to, does not say what it serves; `times` it was asked since."""
+
+    hanging, times = False, 0
+
+    async def ListModels(self, request: Any, context: Any) -> pb.ListModelsResponse:
+        if self.hanging:
+            self.times += 1
+            await asyncio.sleep(30)
+        return await super().ListModels(request, context)
+
+
+async def test_one_that_does_not_say_what_it_serves_holds_nobody_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(target_module, "LIST_SECONDS", 0.4)
+    monkeypatch.setattr(upstream_module, "ASK_AGAIN", 0)
+    echo = Hangs("m")
+    async with several(echo, "b") as (upstream, *_):
+        echo.hanging = True
+        began = time.monotonic()
+        asking = [asyncio.create_task(upstream.edit(request("c"), 5, ())) for _ in range(8)]
+        await until(lambda: echo.times == 1)
+        asking[0].cancel()  # who asked first leaves
+        left, *answers = await asyncio.gather(*asking, return_exceptions=True)
+        assert isinstance(left, asyncio.CancelledError)
+        assert all(isinstance(each, NotFound) for each in answers)
+        assert time.monotonic() - began < 1.5
+        monkeypatch.setattr(upstream_module, "ASK_AGAIN", 60)
+        with pytest.raises(NotFound):
+            await upstream.edit(request("c"), 5, ())
+        assert echo.times == 1  # that it did not say is remembered
+        monkeypatch.setattr(upstream_module, "ASK_AGAIN", 0)
+        asking = [asyncio.create_task(upstream.edit(request("c"), 5, ()))]
+        await until(lambda: echo.times == 2)
+    # Closed meanwhile.
+    (left,) = await asyncio.gather(*asking, return_exceptions=True)
+    assert isinstance(left, asyncio.CancelledError)
 
 
 async def test_unknown_models_make_no_traffic() -> None:

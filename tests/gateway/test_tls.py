@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -114,6 +117,48 @@ async def test_a_server_by_another_name_is_not_trusted(start: StartGateway, ca: 
     gateway = await start(upstream=f"127.0.0.1:{port}", upstream_ca=ca.cert)
     error_of(await gateway.edit(), 503)
     await server.stop(0)
+
+
+CONNECTS = """
+import asyncio, sys
+from retouch_gateway import channels
+from retouch_gateway.settings import Settings
+settings = Settings()
+async def connect():
+    trusting = channels.credentials(settings)
+    async with channels.channel(settings.upstream, trusting, 2**20) as channel:
+        state = channel.get_state(try_to_connect=True)
+        while state.name not in ("READY", "TRANSIENT_FAILURE"):
+            await channel.wait_for_state_change(state)
+            state = channel.get_state()
+        print(state.name)
+asyncio.run(connect())
+"""
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+async def test_the_systems_roots_are_what_the_system_says(
+    ca: Authority, target: str, trusted: bool
+) -> None:
+    """In a process of its own: gRPC reads them once. It has a variable to say where the system keeps them."""
+    own, roots = ca.issue("gateway"), ca.folder / "roots"
+    roots.mkdir()
+    known = ca if trusted else Authority(roots)
+    (roots / "ca.pem").write_bytes(known.cert.read_bytes())
+    variables = {
+        "RETOUCH_GATEWAY_UPSTREAM": target,
+        "RETOUCH_GATEWAY_UPSTREAM_TLS": "true",
+        "RETOUCH_GATEWAY_UPSTREAM_CERT": str(own.cert),
+        "RETOUCH_GATEWAY_UPSTREAM_KEY": str(own.key),
+        "GRPC_SYSTEM_SSL_ROOTS_DIR": str(roots),
+    }
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("GRPC_")}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", CONNECTS, env=ours | variables, stdout=asyncio.subprocess.PIPE
+    )
+    async with asyncio.timeout(30):
+        said, _ = await process.communicate()
+    assert said.decode().strip() == ("READY" if trusted else "TRANSIENT_FAILURE")
 
 
 def test_plain_text_needs_none(tmp_path: Path) -> None:

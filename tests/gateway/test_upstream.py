@@ -24,6 +24,7 @@ from tests.gateway.conftest import (
     picture,
     start_upstream,
 )
+from tests.gateway.several import several, until
 
 C = grpc.StatusCode
 
@@ -189,6 +190,20 @@ async def test_readiness_follows_the_upstream(start: StartGateway, upstream: Ups
     finally:
         await upstream.serving(True)
     assert (await gateway.edit()).status_code == 200
+
+
+async def test_a_model_whose_server_is_down_is_not_unknown(start: StartGateway) -> None:
+    async with several("a", "b") as (_, a, b):
+        gateway = await start(upstream=f"{a.target},{b.target}")
+        path = "/v1/models/b"
+        assert (await gateway.client.get(path)).json()["id"] == "b"
+        await b.serving(False)
+        await until(lambda: not gateway.value("upstream_ready", target=b.target))
+        response = await gateway.client.get(path)
+        error_of(response, 503)
+        assert response.headers["retry-after"] == "1"
+        error_of(await gateway.edit(model="b"), 503)
+        error_of(await gateway.client.get("/v1/models/c"), 404, "model")
 
 
 async def test_it_is_found_when_it_comes(start: StartGateway) -> None:

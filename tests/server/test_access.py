@@ -151,6 +151,8 @@ async def test_a_caller_that_leaves_is_one_line(
     (line,) = await logged(caplog)
     assert (line["code"], line["request_id"]) == ("CANCELLED", "mine-1")
     assert 1 <= line["steps"] < 100
+    assert line["decode_ms"] == 0
+    assert 0 < line["queue_ms"] + line["encode_ms"] + line["denoise_ms"] <= line["ms"] + 3
 
 
 async def test_what_is_served_is_asked_in_silence(

@@ -5,6 +5,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
 
 WRITES = """
 import logging, sys
@@ -18,9 +22,22 @@ for name in ("diffusers.x", "transformers.x", "torch.export", "torch._dynamo", "
 """
 
 
-def written(style: str) -> list[str]:
+# Decoding, and a word of Pillow's own at each level.
+DECODES = """
+import io, logging, sys
+from pathlib import Path
+from retouch_server import images, logs
+logs.configure(sys.argv[1], "text")
+images.decode(Path(sys.argv[2]).read_bytes(), "image", images.InputLimits())
+for level in ("debug", "info", "warning", "error"):
+    getattr(logging.getLogger("PIL.Image"), level)(level)
+    getattr(logging.getLogger("ours"), level)(level)
+"""
+
+
+def written(script: str, *arguments: str) -> list[str]:
     run = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", WRITES, style],
+        [sys.executable, "-W", "ignore", "-c", script, *arguments],
         capture_output=True,
         text=True,
         check=True,
@@ -30,7 +47,7 @@ def written(style: str) -> list[str]:
 
 
 def test_everybodys_records_are_json_once_each() -> None:
-    own, *theirs = [json.loads(line) for line in written("json")]
+    own, *theirs = [json.loads(line) for line in written(WRITES, "json")]
     del own["time"]
     assert own == {
         "level": "INFO",
@@ -52,7 +69,25 @@ def test_everybodys_records_are_json_once_each() -> None:
 
 
 def test_or_text() -> None:
-    own, *theirs = written("text")
+    own, *theirs = written(WRITES, "text")
     assert own.endswith(' INFO retouch_server.access: call code="OK" queue_ms=0')
     assert len(theirs) == 5
     assert theirs[0].endswith(" ERROR diffusers.x: theirs")
+
+
+@pytest.mark.parametrize(
+    ("level", "theirs"),
+    [("DEBUG", ["info", "warning", "error"]), ("WARNING", ["warning", "error"])],
+)
+def test_what_a_pictures_exif_says_is_not_logged(
+    tmp_path: Path, level: str, theirs: list[str]
+) -> None:
+    exif = Image.Exif()
+    exif[0x010E], exif[0x013B] = "my secret place", "my secret name"
+    picture = tmp_path / "picture.jpg"
+    Image.new("RGB", (16, 16)).save(picture, exif=exif)
+    lines = written(DECODES, level, str(picture))
+    assert "secret" not in "".join(lines)
+    assert [line.split()[-1] for line in lines if " PIL." in line] == theirs
+    ours = [line.split()[-1] for line in lines if " ours: " in line]
+    assert ours == (["debug", *theirs] if level == "DEBUG" else theirs)

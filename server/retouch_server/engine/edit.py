@@ -45,7 +45,7 @@ class Edit:
     cancelled. Cancelling the future is how an edit is cancelled, from any thread. `total`: steps it takes in all, an
     estimate until the first is done. `reused`: forwards that its own last answers stood in for. `previews`: how many
     times, spread over its steps, `on_preview` gets the latents as they would be without their noise (float32, CPU).
-    `latents`: the last of these, as the model has them.
+    `latents`: the last of these, as the model has them. `denoised_at`: the end of the last step so far.
     """
 
     run: Run
@@ -86,24 +86,32 @@ class Edit:
         )
 
     @property
+    def seconds(self) -> float:
+        """In all. This and its phases' are up to now while they last; the phase in which it ends, ends with it."""
+        return self._span(self.queued_at, self.ended_at)
+
+    @property
     def queue_seconds(self) -> float:
-        return _span(self.queued_at, self.started_at)
+        return self._span(self.queued_at, self.started_at)
 
     @property
     def encode_seconds(self) -> float:
-        return _span(self.started_at, self.denoising_at)
+        return self._span(self.started_at, self.denoising_at)
 
     @property
     def denoise_seconds(self) -> float:
-        return _span(self.denoising_at, self.denoised_at)
+        return self._span(self.denoising_at, self._denoised)
 
     @property
     def decode_seconds(self) -> float:
-        return _span(self.denoised_at, self.ended_at)
+        return self._span(self._denoised, self.ended_at)
 
+    @property
+    def _denoised(self) -> float | None:
+        return self.denoised_at if self.steps >= self.total else None
 
-def _span(start: float | None, end: float | None) -> float:
-    return 0.0 if start is None or end is None else end - start
+    def _span(self, start: float | None, end: float | None) -> float:
+        return 0.0 if start is None else (end or self.ended_at or time.monotonic()) - start
 
 
 class Declined(Exception):
