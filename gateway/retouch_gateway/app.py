@@ -139,7 +139,8 @@ class Gateway:
 
     async def _edit(self, request: Request, edit: Edit, claim: Claim | None) -> Response:
         visit: Visit = request.state.visit
-        await while_connected(request, self.fetcher.fill(edit))
+        if edit.links:
+            await while_connected(request, self.fetcher.fill(edit))
         call = (edit.request, self._seconds_left(visit), visit.metadata)
         host = partial(self._host, visit.key)
         base_url = self._base_url(request)

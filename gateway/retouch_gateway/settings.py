@@ -105,7 +105,7 @@ class Settings(BaseSettings):
         description="largest request body; unset: room for 16 images and a mask of that size",
     )
     max_in_flight_bytes: int = Field(
-        2**29, ge=1, description="largest sum of the bodies under way; beyond it, 429"
+        2**30, ge=1, description="largest sum of the bodies under way; beyond it, 429"
     )
     fetch_images: bool = Field(
         False, description="fetch images given as https addresses, from public hosts alone"
