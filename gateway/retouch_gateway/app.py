@@ -91,6 +91,7 @@ class Gateway:
         self.idempotency = Idempotency(store, signing_keys, settings.ttl, settings.timeout)
         self.intake = Intake(settings, metrics)
         self.document = openapi.document(settings)
+        self.trusted = settings.networks
 
     @contextlib.asynccontextmanager
     async def lifespan(self, _app: Starlette) -> AsyncIterator[None]:
@@ -174,7 +175,7 @@ class Gateway:
         )
 
     def _base_url(self, request: Request) -> str:
-        return origin.base_url(request, self.settings.public_url, self.settings.networks)
+        return origin.base_url(request, self.settings.public_url, self.trusted)
 
     async def models(self, request: Request) -> Response:
         self.admit(request)
@@ -225,7 +226,7 @@ class Door:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope)
         key = self.gateway.admit(request)
-        address = origin.client(request, self.gateway.settings.networks)
+        address = origin.client(request, self.gateway.trusted)
         request.state.caller = key.id or address
         lease = await self.gateway.limits.take(key, address)
         request.state.visit.headers |= lease.headers

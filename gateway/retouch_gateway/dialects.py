@@ -18,7 +18,7 @@ from retouch_gateway import forms, json_body, pictures
 from retouch_gateway.errors import BadRequest, Violation
 from retouch_gateway.fields import BY_NAME, FIELDS, INLINE, URL, Field
 from retouch_gateway.multipart import Part
-from retouch_gateway.values import MAX_SHOWN, Wrong
+from retouch_gateway.values import Wrong, shortened
 
 MAX_VIOLATIONS = 20
 BOTH = "both"  # what a form that says nothing gets: some of its senders read one alone, and do not say which
@@ -128,7 +128,7 @@ class _Reader:
         try:
             declared = BY_NAME.get(name)
             if not declared:
-                raise Wrong(_shown(name), UNKNOWN)
+                raise Wrong(shortened(name), UNKNOWN)
             self._put(declared, declared.read(name, value))
         except Wrong as wrong:
             self.violations.append((wrong.field, wrong.text))
@@ -162,7 +162,3 @@ class _Reader:
             return picture
         self.links[place] = picture
         return b""
-
-
-def _shown(name: str) -> str:
-    return name if len(name) <= MAX_SHOWN else name[:MAX_SHOWN] + "…"

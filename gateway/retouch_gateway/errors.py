@@ -21,6 +21,8 @@ Violation = tuple[str | None, str]
 
 # An edit that has begun may be what ended it, or end no sooner: no SDK should send it again by itself.
 ONCE = {"x-should-retry": "false"}
+# What is only for the moment: seconds.
+SOON = {"retry-after": "1"}
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 

@@ -23,6 +23,7 @@ from starlette.responses import Response
 
 from retouch_gateway import ranges
 from retouch_gateway.errors import (
+    SOON,
     Forbidden,
     GatewayError,
     Gone,
@@ -246,4 +247,4 @@ def _owner(key: bytes, image_id: bytes, owner: str) -> bytes:
 
 def _failed(error: OSError) -> Unavailable:
     log.warning("store: %s", error.strerror or error)
-    return Unavailable("The image store failed; try again.", headers={"retry-after": "1"})
+    return Unavailable("The image store failed; try again.", headers=SOON)

@@ -24,7 +24,7 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 
 from retouch_gateway import stores
-from retouch_gateway.errors import BadRequest, Conflict, KeyReused
+from retouch_gateway.errors import SOON, BadRequest, Conflict, KeyReused
 from retouch_gateway.stores import Entry, Store
 
 log = logging.getLogger(__name__)
@@ -248,4 +248,4 @@ class _Record:
 
 
 def _conflict() -> Conflict:
-    return Conflict(headers={"retry-after": "1"})
+    return Conflict(headers=SOON)

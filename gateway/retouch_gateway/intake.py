@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from retouch_gateway.dialects import Edit, from_form, from_json
 from retouch_gateway.errors import (
+    SOON,
     BodyTimeout,
     Busy,
     ClientGone,
@@ -29,9 +30,8 @@ T = TypeVar("T")
 # How long, and for how many bytes, an answered caller that is still sending is listened to.
 LINGER_SECONDS = 2.0
 LINGER_BYTES = 64 * 2**20
-SMALL = (
-    256 * 2**10
-)  # bytes of a body that is parsed in 0.1 ms, or 4 ms at the worst, about what a thread takes
+# Bytes of a body that is parsed in 0.1 ms, or 4 ms at the worst, about what a thread takes.
+SMALL = 256 * 2**10
 HELD = "body_bytes"  # in a request's state: what it counts for
 FULL = "The bodies of the edits under way leave no room for this one; try again."
 
@@ -120,7 +120,7 @@ class Intake:
             raise TooLarge(f"The request and its images are larger than {self.max_share} bytes.")
         share = self.shares[_caller(scope)] + count
         if share > self.max_share or self.held + count > self.max_held:
-            raise Busy(FULL, headers={"retry-after": "1"})
+            raise Busy(FULL, headers=SOON)
 
     def _hold(self, scope: Scope, count: int) -> None:
         self._room_for(scope, count)

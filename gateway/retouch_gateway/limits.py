@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from limits.aio.storage import RedisStorage
 
 from retouch_gateway.counts import Counts, Memory, Quota, Slot, Window, duration
-from retouch_gateway.errors import OverLimit
+from retouch_gateway.errors import ONCE, OverLimit
 from retouch_gateway.keys import Key, rates
 from retouch_gateway.metrics import Metrics
 from retouch_gateway.slots import SlotsHere, SlotsInRedis
@@ -157,7 +157,7 @@ class Limits:
         wait = max(1, math.ceil(window.seconds))
         headers = {**window.headers, "retry-after": str(min(wait, MAX_WAIT))}
         if wait > MAX_WAIT:
-            headers["x-should-retry"] = "false"  # it would be in vain
+            headers |= ONCE  # it would be in vain
         return OverLimit(
             f"This {quota.kind} has used up its {window.rate.amount} edits per "
             f"{window.rate.GRANULARITY.name}; the next is free in {duration(wait)}.",

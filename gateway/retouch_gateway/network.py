@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 
 import httpcore
 
-from retouch_gateway.errors import Busy
+from retouch_gateway.errors import SOON, Busy
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 LookUp = Callable[[str], Iterable[str]]
@@ -172,7 +172,7 @@ def _getaddrinfo(host: str) -> list[str]:
 
 
 def _busy() -> Busy:
-    return Busy("Too many images are being fetched; try again later.", headers={"retry-after": "1"})
+    return Busy("Too many images are being fetched; try again later.", headers=SOON)
 
 
 async def take(places: asyncio.Semaphore, patience: float) -> None:

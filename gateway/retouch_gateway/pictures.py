@@ -79,9 +79,8 @@ def _decoded(name: str, encoded: str | memoryview, most: int) -> bytes:
     if len(encoded) > TEXT * most:
         raise Wrong(name, f"is {len(encoded)} characters long; an image has at most {most} bytes")
     data = _base64(encoded)
-    if (
-        data is None
-    ):  # escapes or line breaks, maybe: looked for only now, for it costs more than decoding
+    if data is None:
+        # Escapes or line breaks, maybe: looked for only now, for it costs more than decoding.
         plain = json_body.text(encoded) if isinstance(encoded, memoryview) else encoded
         data = _base64(plain.encode().translate(None, BLANKS))
     if data is None:

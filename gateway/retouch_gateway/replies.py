@@ -12,20 +12,17 @@ from google.protobuf.message import Message
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from retouch.v1.image_edit_pb2 import EditedImage, EditResponse, Model, OutputFormat, Usage
+from retouch.v1.image_edit_pb2 import EditedImage, EditResponse, Model, Usage
 from retouch_gateway.dialects import Edit
 from retouch_gateway.errors import BadUpstream
+from retouch_gateway.fields import FORMATS as _VALUES
 from retouch_gateway.hosting import Hosted
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 STORE_FAILED = "The image store failed, so images are inline (b64_json) instead of by URL."
-FORMATS = {
-    OutputFormat.OUTPUT_FORMAT_PNG: "png",
-    OutputFormat.OUTPUT_FORMAT_JPEG: "jpeg",
-    OutputFormat.OUTPUT_FORMAT_WEBP: "webp",
-}
+FORMATS = {value: name for name, value in _VALUES.items()}
 # Clients' types want OpenAI's counts; nothing here is counted in tokens.
 _TOKENS = {"image_tokens": 0, "text_tokens": 0}
 NO_TOKENS = {

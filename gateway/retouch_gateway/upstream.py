@@ -13,7 +13,7 @@ import grpc
 
 from retouch.v1.image_edit_pb2 import EditEvent, EditRequest, EditResponse, Model
 from retouch_gateway import channels
-from retouch_gateway.errors import Busy, GatewayError, NotFound, Unavailable
+from retouch_gateway.errors import SOON, Busy, GatewayError, NotFound, Unavailable
 from retouch_gateway.metrics import Metrics
 from retouch_gateway.target import Metadata, Target
 
@@ -141,7 +141,7 @@ class Upstream:
     def _not_served(self, model: str) -> GatewayError:
         """What there is to say of a model that no ready target serves."""
         if self._may_come(model):
-            return Unavailable(headers={"retry-after": "1"})
+            return Unavailable(headers=SOON)
         return NotFound(f"There is no model {model[:200]!r}.", param="model")
 
     async def _ask_again(self) -> None:
@@ -196,7 +196,7 @@ class Upstream:
                 while (found := look()) is None:
                     await self._changed.wait()
         except TimeoutError:
-            raise Unavailable(headers={"retry-after": "1"}) from None
+            raise Unavailable(headers=SOON) from None
         return found
 
     def _notify(self) -> None:

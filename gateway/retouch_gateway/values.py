@@ -114,7 +114,12 @@ def _shown(value: Any) -> str:
     """Text as it was written, for a form has nothing else; else what it is."""
     if not isinstance(value, str):
         return kind(value)
-    return orjson.dumps(value if len(value) <= MAX_SHOWN else value[:MAX_SHOWN] + "…").decode()
+    return orjson.dumps(shortened(value)).decode()
+
+
+def shortened(given: str) -> str:
+    """As much of what a caller wrote as an answer says again."""
+    return given if len(given) <= MAX_SHOWN else given[:MAX_SHOWN] + "…"
 
 
 def kind(value: Any) -> str:

@@ -5,16 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
 
 import pytest
-import pytest_asyncio
 
 from retouch_gateway import fetch
 from retouch_gateway.errors import BadRequest
 from retouch_gateway.fetch import OFF, UNREACHED, Fetcher
 from retouch_gateway.network import PublicNetwork
-from tests.certificates import Authority
 from tests.gateway.conftest import Live, StartGateway, b64, error_of, picture
 from tests.gateway.web import (
     OTHER,
@@ -22,30 +19,16 @@ from tests.gateway.web import (
     PUBLIC_V6,
     Page,
     Web,
+    authority,
     edit_of,
-    fetching,
-    hosts,
+    fetcher,
     page,
     refusal,
     silence,
+    web,
 )
 
-
-@pytest.fixture(scope="session")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("tls"))
-
-
-@pytest_asyncio.fixture(loop_scope="session")
-async def web(authority: Authority) -> AsyncIterator[Web]:
-    async with hosts(authority) as web:
-        yield web
-
-
-@pytest_asyncio.fixture(loop_scope="session")
-async def fetcher(web: Web, authority: Authority) -> AsyncIterator[Fetcher]:
-    async with fetching(authority, web, web.look_up, 2) as fetcher:
-        yield fetcher
+__all__ = ["authority", "fetcher", "web"]
 
 
 async def test_images_and_a_mask(fetcher: Fetcher, web: Web) -> None:

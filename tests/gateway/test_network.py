@@ -23,29 +23,16 @@ from tests.gateway.web import (
     PUBLIC_V6,
     Names,
     Web,
+    authority,
     edit_of,
+    fetcher,
     fetching,
-    hosts,
     refusal,
     silence,
+    web,
 )
 
-
-@pytest.fixture(scope="session")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("tls"))
-
-
-@pytest_asyncio.fixture(loop_scope="session")
-async def web(authority: Authority) -> AsyncIterator[Web]:
-    async with hosts(authority) as web:
-        yield web
-
-
-@pytest_asyncio.fixture(loop_scope="session")
-async def fetcher(web: Web, authority: Authority) -> AsyncIterator[Fetcher]:
-    async with fetching(authority, web, web.look_up, 2) as fetcher:
-        yield fetcher
+__all__ = ["authority", "fetcher", "web"]
 
 
 @pytest.mark.parametrize(

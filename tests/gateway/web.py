@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import httpcore
 import pytest
+import pytest_asyncio
 
 from retouch.v1.image_edit_pb2 import EditRequest
 from retouch_gateway.dialects import Edit
@@ -138,3 +139,20 @@ async def refusal(fetcher: Fetcher, url: str) -> str:
         await fetcher.fill(edit_of(image0=url))
     assert refused.value.param == "images[0]"
     return refused.value.message.removeprefix("images[0]: ")
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("tls"))
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def web(authority: Authority) -> AsyncIterator[Web]:
+    async with hosts(authority) as web:
+        yield web
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def fetcher(web: Web, authority: Authority) -> AsyncIterator[Fetcher]:
+    async with fetching(authority, web, web.look_up, 2) as fetcher:
+        yield fetcher
