@@ -124,13 +124,18 @@ def model(model: Model) -> dict[str, Any]:
 
 
 def fields(message: Message) -> dict[str, Any]:
-    """A message's fields by name, nested; an `optional` one that is unset is left out.
+    """A message's fields by name, nested; an `optional` one that is unset is left out, a `repeated` one is a list.
 
     Not protobuf's own JSON, which turns 64-bit numbers into strings.
     """
     return {
-        field.name: fields(value) if isinstance(value, Message) else value
+        field.name: _plain(getattr(message, field.name), repeated=field.is_repeated)
         for field in message.DESCRIPTOR.fields
         if not field.has_presence or message.HasField(field.name)
-        for value in [getattr(message, field.name)]
     }
+
+
+def _plain(value: Any, *, repeated: bool = False) -> Any:
+    if repeated:
+        return [_plain(each) for each in value]
+    return fields(value) if isinstance(value, Message) else value

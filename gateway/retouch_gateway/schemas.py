@@ -182,6 +182,12 @@ SCHEMAS: dict[str, Schema] = {
                     "max_partial_images": whole("previews of an image, most"),
                 },
             ),
+            "examples": {
+                "type": "array",
+                "items": {"type": "string"},
+                "maxItems": 24,
+                "description": "instructions to try, of 1 to 200 characters each",
+            },
         },
     ),
     "Models": thing(

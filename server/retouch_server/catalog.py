@@ -7,8 +7,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
+from . import card
 from .pocket import MODEL_DIR
 
 
@@ -55,6 +63,16 @@ class Lora(_Strict):
     scale: Annotated[float, Field(allow_inf_nan=False)] = 1.0
 
 
+def _instruction(text: str) -> str:
+    line = card.instruction(text)
+    if line is None:
+        raise ValueError(f"an example has words, and {card.LONGEST} characters at most")
+    return line
+
+
+Instruction = Annotated[str, AfterValidator(_instruction)]
+
+
 class ModelEntry(_Strict):
     """One model. `source` is a folder in diffusers format, a hub id, or the word `pocket`."""
 
@@ -94,6 +112,8 @@ class ModelEntry(_Strict):
     """For a model without a masked pipeline: honour `mask` and `strength` by blending the result over the input."""
     mask_crop: Annotated[int, Field(ge=0, le=8192)] | None = None
     """Edit a small mask as a crop, with this many pixels of the input around it; None: edit the whole picture."""
+    examples: Annotated[list[Instruction], Field(max_length=card.MOST)] | None = None
+    """Instructions to try, which callers are shown; None: those of the model's card."""
 
     @property
     def fixed_sizes(self) -> tuple[int, ...]:

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
+import huggingface_hub
 import torch
 import transformers
 from diffusers.pipelines import pipeline_loading_utils
 
-from . import calls, checkpoint, images, memory, prompts
+from . import calls, card, checkpoint, images, memory, prompts
 from .catalog import ModelEntry
 from .checkpoint import SINGLE_FILES, Component, LoadError
 from .families import FAMILIES, Family
@@ -40,11 +41,11 @@ def load(entry: ModelEntry, device: str, free: FreeBytes = free_bytes) -> Model:
     # It prints a safety checker whole, to say that it cannot tell its type.
     diffusers.utils.logging.get_logger(pipeline_loading_utils.__name__).setLevel(logging.ERROR)
     try:
-        family, pipe = _read(entry, device, free)
+        folder, family, pipe = _read(entry, device, free)
         names = {name for name in (family.edit, family.masked, family.strength) if name}
         pipelines = {name: _over_same_weights(pipe, name) for name in names}
         readers = prompts.readers(pipe, _sequence_length(entry, pipelines[family.edit]))
-        model = Model(entry, family, pipelines, readers)
+        model = Model(entry, family, pipelines, readers, _examples(entry, folder))
         _check_entry(model)
         tune(pipe, model.denoiser, entry)
     except LoadError as error:
@@ -64,8 +65,29 @@ def _sequence_length(entry: ModelEntry, pipe: Any) -> int | None:
     return said if isinstance(said, int) else None
 
 
-def _read(entry: ModelEntry, device: str, free: FreeBytes) -> tuple[Family, Any]:
-    """Its family, and its own pipeline on the device."""
+def _examples(entry: ModelEntry, folder: Path) -> tuple[str, ...]:
+    """Instructions to try: the catalogue's word, else the card's."""
+    if entry.examples is not None:
+        return tuple(entry.examples)
+    if not _local_folder(entry.source):
+        _download_card(entry, folder)
+    return card.examples(folder)
+
+
+def _download_card(entry: ModelEntry, snapshot: Path) -> None:
+    """Put the card beside the files that diffusers has downloaded, which are all but this one."""
+    if (snapshot / card.FILE).exists():
+        return
+    try:
+        # Asked first: a download is tried for half a minute where the hub is out of reach, a question once.
+        if huggingface_hub.file_exists(entry.source, card.FILE, revision=snapshot.name):
+            huggingface_hub.hf_hub_download(entry.source, card.FILE, revision=snapshot.name)
+    except Exception as error:  # the hub's, the network's, the disk's: not worth a model
+        log.info("model %s: without its card: %s", entry.id, checkpoint.one_line(error))
+
+
+def _read(entry: ModelEntry, device: str, free: FreeBytes) -> tuple[Path, Family, Any]:
+    """Its folder, its family, and its own pipeline on the device."""
     try:
         folder, family, cls, parts = _resolve(entry)
         components = checkpoint.read(folder, parts)
@@ -83,7 +105,7 @@ def _read(entry: ModelEntry, device: str, free: FreeBytes) -> tuple[Family, Any]
             pipe = cls.from_pretrained(folder, dtype=dtype, use_safetensors=True, **modules)
             for name in widened:
                 getattr(pipe, name).to(torch.float32)
-            return family, pipe.to(device)
+            return folder, family, pipe.to(device)
     except LoadError:
         raise
     except Exception as error:

@@ -52,12 +52,16 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Model:
-    """A loaded checkpoint: its pipelines by class name, all over the same weights; `readers` of its prompts."""
+    """A loaded checkpoint: its pipelines by class name, all over the same weights; `readers` of its prompts.
+
+    `examples` are instructions to try.
+    """
 
     entry: ModelEntry
     family: Family
     pipelines: Mapping[str, Any]
     readers: tuple[Reader, ...] = ()
+    examples: tuple[str, ...] = ()
     load_seconds: float = 0.0
     created: int = field(default_factory=lambda: int(time.time()))
 

@@ -91,6 +91,7 @@ def describe(model: Model, limits: images.InputLimits) -> pb.Model:
             max_image_bytes=limits.max_bytes,
             max_partial_images=MAX_PREVIEWS,
         ),
+        examples=model.examples,
     )
 
 

@@ -37,5 +37,6 @@ def test_models(tiers: Tiers) -> None:
     assert (model["id"], model["object"], model["owned_by"]) == ("pocket", "model", "retouch")
     assert model["created"] == served.created
     assert model["defaults"]["num_inference_steps"] == served.defaults.num_inference_steps
+    assert model["examples"] == list(served.examples)
     assert model["limits"]["max_image_bytes"] == served.limits.max_image_bytes == 4 * 2**20
     assert tiers.rest.get("/v1/models/pocket").json() == model

@@ -97,6 +97,7 @@ MODEL = pb.Model(
     capabilities=pb.Capabilities(mask=True, strength=True, guidance_scale=True),
     defaults=pb.Defaults(strength=0.8, num_inference_steps=20),
     limits=pb.Limits(max_images=16, size_multiple=8, max_pixels=2**20, max_image_bytes=2**22),
+    examples=["make it night", "mach’s wärmer"],
 )
 
 

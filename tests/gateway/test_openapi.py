@@ -261,7 +261,10 @@ async def test_an_answer_when_the_store_fails_is_as_told(start: StartGateway) ->
 async def test_models_are_as_told(gateway: Live) -> None:
     listed = (await gateway.client.get("/v1/models")).json()
     valid("Models", listed)
-    valid("Model", (await gateway.client.get("/v1/models/acme/echo")).json())
+    one = (await gateway.client.get("/v1/models/acme/echo")).json()
+    valid("Model", one)
+    assert listed["data"] == [one]
+    assert one["examples"] == ["make it night", "mach’s wärmer"]
 
 
 async def test_errors_are_as_told(gateway: Live) -> None:

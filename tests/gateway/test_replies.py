@@ -126,4 +126,11 @@ def test_a_message_by_field() -> None:
     assert told["created"] == 2**40
     assert told["limits"]["max_pixels"] == 2**63
     assert "defaults" not in told
+    assert told["examples"] == []
     assert replies.fields(pb.Defaults(strength=0)) == {"strength": 0, "num_inference_steps": 0}
+
+
+def test_what_is_repeated_is_a_list() -> None:
+    listed = pb.ListModelsResponse(models=[pb.Model(id="a", examples=["one", "two"])])
+    (told,) = orjson.loads(orjson.dumps(replies.fields(listed)))["models"]
+    assert (told["id"], told["examples"]) == ("a", ["one", "two"])

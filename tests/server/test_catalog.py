@@ -36,6 +36,7 @@ def test_a_file(tmp_path: Path) -> None:
             max: {num_inference_steps: 50}
             slots: 4
             mask_crop: 32
+            examples: [make it night, " paint it\n  in oil"]
             loras:
               - {source: adapters/sketch.safetensors}
               - {source: owner/adapter, weight_name: ink.safetensors, revision: main, scale: -0.5}
@@ -60,6 +61,7 @@ def test_a_file(tmp_path: Path) -> None:
     assert (kontext.attention, kontext.compile) == ("native", True)
     assert (small.loras, small.attention, small.compile) == ([], None, False)
     assert (kontext.mask_crop, small.mask_crop) == (32, None)
+    assert (kontext.examples, small.examples) == (["make it night", "paint it in oil"], None)
 
 
 @pytest.mark.parametrize(
@@ -103,6 +105,14 @@ def test_mistakes(models: str, words: str) -> None:
             "model a: loras.0.scale",
         ),
         ("models: [{id: a, source: b, attention: ''}]", "model a: attention"),
+        ("models: [{id: a, source: b, examples: sepia}]", "model a: examples: "),
+        ("models: [{id: a, source: b, examples: [sepia, 7]}]", r"model a: examples\.1: "),
+        (
+            "models: [{id: a, source: b, examples: [' ']}]",
+            r"model a: examples\.0: .*an example has words, and 200 characters at most",
+        ),
+        (f"models: [{{id: a, source: b, examples: [{'a' * 201}]}}]", r"examples\.0: .*200 char"),
+        (f"models: [{{id: a, source: b, examples: [{'a, ' * 25}]}}]", "examples: .* 24 items"),
         ("models: [7]", "model \\?"),
     ],
 )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from pathlib import Path
 from typing import Any, Literal, cast
 from unittest.mock import MagicMock
 
+import huggingface_hub
 import huggingface_hub.constants
 import pytest
 import torch
@@ -29,6 +31,7 @@ from tests.server import tiny
 from tests.server.conftest import Folder, Load
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+CARD = "---\nwidget:\n- text: make it sepia\n- text: make it night\n---\n# A model\n"
 
 
 def fails(source: object, **options: Any) -> str:
@@ -209,6 +212,71 @@ def test_nothing_is_downloaded_of_what_cannot_be_served(
     index.write_text(json.dumps(json.loads(index.read_text()) | {"vae": ["evil", "VAE"]}))
     monkeypatch.setattr(DiffusionPipeline, "download", lambda *_, **__: pytest.fail("downloaded"))
     assert "its vae is of evil, which is not trusted" in fails("org/model")
+
+
+@pytest.mark.parametrize(
+    ("card", "said", "shown"),
+    [
+        (CARD, None, ("make it sepia", "make it night")),
+        (CARD, ["paint it"], ("paint it",)),
+        (CARD, [], ()),
+        ("---\nwidget: [\n---\n", None, ()),
+        ("", None, ()),
+    ],
+)
+def test_examples_are_the_catalogues_or_the_cards(
+    tiny_folder: Folder, tmp_path: Path, card: str, said: list[str] | None, shown: tuple[str, ...]
+) -> None:
+    folder = shutil.copytree(tiny_folder("instruct"), tmp_path / "m")
+    (folder / "README.md").write_text(card)
+    model = load(ModelEntry(id="m", source=str(folder), examples=said), "cpu")
+    assert model.examples == shown
+
+
+@pytest.fixture
+def asked(snapshot: Path, monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """What the hub, which has the card of org/model, was asked for."""
+    seen: list[object] = []
+
+    def file_exists(*what: object, **of: object) -> bool:
+        seen.append((*what, of))
+        return True
+
+    def hf_hub_download(*what: object, **of: object) -> None:
+        seen.append((*what, of))
+        (snapshot / "README.md").write_text(CARD)
+
+    monkeypatch.setattr(huggingface_hub, "file_exists", file_exists)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", hf_hub_download)
+    return seen
+
+
+@pytest.mark.filterwarnings("ignore:The `local_dir_use_symlinks` argument")
+def test_the_card_of_a_hub_id_is_downloaded_once_and_of_the_same_commit(
+    asked: list[object],
+) -> None:
+    for _ in range(2):
+        model = load(ModelEntry(id="m", source="org/model"), "cpu")
+        assert model.examples == ("make it sepia", "make it night")
+    assert (
+        asked == [("org/model", "README.md", {"revision": COMMIT})] * 2
+    )  # is it there, and get it
+
+
+@pytest.mark.filterwarnings("ignore:The `local_dir_use_symlinks` argument")
+def test_a_card_that_nobody_reads_is_not_downloaded(asked: list[object]) -> None:
+    assert load(ModelEntry(id="m", source="org/model", examples=[]), "cpu").examples == ()
+    assert not asked
+
+
+@pytest.mark.usefixtures("snapshot")
+@pytest.mark.filterwarnings("ignore:The `local_dir_use_symlinks` argument")
+def test_a_hub_out_of_reach_costs_the_card_and_not_the_model(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level(logging.INFO):
+        assert load(ModelEntry(id="m", source="org/model"), "cpu").examples == ()
+    assert "model m: without its card: " in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,12 @@ def edit(**fields: Any) -> pb.EditRequest:
 def settings(tiny_folder: Folder, tmp_path_factory: pytest.TempPathFactory) -> Settings:
     models = [
         {"id": "instruct", "source": str(tiny_folder("instruct"))},
-        {"id": "kontext", "source": str(tiny_folder("kontext")), "max": {"num_inference_steps": 5}},
+        {
+            "id": "kontext",
+            "source": str(tiny_folder("kontext")),
+            "max": {"num_inference_steps": 5},
+            "examples": ["make it night", "mach’s wärmer"],
+        },
         {"id": "blended", "source": str(tiny_folder("instruct")), "composite": True, "slots": 1},
     ]
     path = tmp_path_factory.mktemp("catalog") / "models.yaml"
@@ -184,6 +189,8 @@ async def test_models_are_listed_with_what_they_take(stub: Any) -> None:
     assert not instruct.defaults.HasField("strength")
     assert (kontext.limits.size_multiple, kontext.limits.max_images) == (16, 2)
     assert instruct.limits.max_images == 1
+    assert list(kontext.examples) == ["make it night", "mach’s wärmer"]
+    assert list(instruct.examples) == []
 
 
 async def test_max_mode_applies_the_profile_and_the_requests_own_word_wins(stub: Any) -> None:

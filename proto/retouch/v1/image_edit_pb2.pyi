@@ -541,6 +541,7 @@ class Model(_message.Message):
     CAPABILITIES_FIELD_NUMBER: _builtins.int
     DEFAULTS_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
+    EXAMPLES_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """What EditRequest.model takes."""
     pipeline: _builtins.str
@@ -559,6 +560,10 @@ class Model(_message.Message):
     def limits(self) -> Global___Limits:
         """What it takes."""
 
+    @_builtins.property
+    def examples(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Instructions to try, as its model card or the operator lists them: at most 24, each a line of 1..200 characters."""
+
     def __init__(
         self,
         *,
@@ -568,10 +573,11 @@ class Model(_message.Message):
         capabilities: Global___Capabilities | None = ...,
         defaults: Global___Defaults | None = ...,
         limits: Global___Limits | None = ...,
+        examples: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["capabilities", b"capabilities", "defaults", b"defaults", "limits", b"limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capabilities", b"capabilities", "created", b"created", "defaults", b"defaults", "id", b"id", "limits", b"limits", "pipeline", b"pipeline"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capabilities", b"capabilities", "created", b"created", "defaults", b"defaults", "examples", b"examples", "id", b"id", "limits", b"limits", "pipeline", b"pipeline"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
