@@ -1,39 +1,69 @@
 """`retouch`: what a person types."""
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Sequence
+from importlib import metadata
 
-from retouch_cli import key, up
-from retouch_cli.errors import Failure
+from retouch_cli import edit, key, models, up
+from retouch_cli.errors import Failure, WrongCommandLine, plain
 
 DESCRIPTION = "AI image edits as a service. `retouch COMMAND --help` is each command's manual."
 
 
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="retouch", description=DESCRIPTION)
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    up.add_to(commands)
-    key.add_to(commands)
+    version = f"retouch {metadata.version('retouch')}"
+    parser.add_argument("--version", action="version", version=version)
+    commands = parser.add_subparsers(
+        title="commands", metavar="COMMAND", dest="command", required=True
+    )
+    for command in (up, edit, models, key):
+        command.add_to(commands)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The exit status: 0, 1 where the command failed, 2 where the command line was wrong, 130 by Ctrl-C."""
-    arguments = parser().parse_args(argv)
+    """The exit status: 0, a Failure's own, 2 where the command line was wrong, 130 by Ctrl-C."""
+    arguments, rest = parser().parse_known_args(argv)
     try:
+        add_words(arguments, rest)
         status: int = arguments.run(arguments)
+        sys.stdout.flush()
     except Failure as failure:
-        print(f"retouch: {failure}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:  # before there was anything to stop
+        print(f"retouch: {plain(str(failure))}", file=sys.stderr)
+        if getattr(arguments, "json", False) and not isinstance(failure, WrongCommandLine):
+            print(json.dumps(failure.as_json(), indent=2))
+        return failure.status
+    except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:
-        # Whoever read our output is gone; Python must not flush into it at exit.
+    except OSError as error:
+        # Whoever read our output is gone, or its disk is full; Python must not flush into it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            print(f"retouch: {plain(str(error))}", file=sys.stderr)
         return 1
     return status
+
+
+def add_words(arguments: argparse.Namespace, rest: Sequence[str]) -> None:
+    """argparse takes words up to the next option; those behind it, of a command that has `words`, are added here.
+
+    Raises WrongCommandLine of a word that the command does not take, and of an option that there is not.
+    """
+    words: list[str] | None = getattr(arguments, "words", None)
+    if wrong := [each for each in rest if words is None or is_option(each)]:
+        command = f"retouch {arguments.command} --help"
+        raise WrongCommandLine(f"{' '.join(wrong)}: not understood; `{command}` says more")
+    if words is not None:
+        arguments.words = [*words, *rest]
+
+
+def is_option(word: str) -> bool:
+    """As argparse sees it: what has a blank in it is a sentence, and - is standard input."""
+    return word.startswith("-") and word != "-" and " " not in word
 
 
 if __name__ == "__main__":

@@ -34,6 +34,8 @@ exit status:
   1  the file could not be changed, or has that id already; one line on stderr says what
   2  the command line was wrong
 
+The key's owner puts it into RETOUCH_API_KEY, or into a file for --key-file, and `retouch edit` sends it.
+
 examples:
   retouch key new ada --file keys.toml
   retouch key new batch --rate-limit '10/minute;1000/day' --concurrency 2 --file keys.toml

@@ -68,7 +68,9 @@ class Child:
         if self._process is None:
             return True
         if self.running:
-            self._process.send_signal(signal.SIGTERM)
+            # Not by Popen: that first waits for the process, behind the back of asyncio, which then warns of it.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._process.pid, signal.SIGTERM)
         try:
             await asyncio.wait_for(self._process.wait(), seconds)
         except TimeoutError:

@@ -4,7 +4,10 @@ import argparse
 import asyncio
 import contextlib
 import os
+import shlex
+import shutil
 import signal
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -14,6 +17,7 @@ import httpx
 from retouch_cli.addresses import Address, Addresses
 from retouch_cli.client import EDITS, Edited, as_curl, edit, message
 from retouch_cli.errors import Failure
+from retouch_cli.gateway import KEY, Gateway, usable_key
 from retouch_cli.processes import Child, first_of
 
 SAMPLE = Path(__file__).with_name("sample.jpg")
@@ -25,8 +29,9 @@ STOP_SECONDS = 30.0
 
 DESCRIPTION = """\
 Starts retouch-server (gRPC, runs the models) and retouch-gateway (REST) on this machine, waits
-until they are ready, edits a photo over REST, prints where the result is and how to send the next
-edit, and stays until Ctrl-C, which stops both. A second Ctrl-C kills them at once.
+until they are ready, edits a photo over REST, prints where the result is, the address of the page to
+try it on, and how to send the next edit, and stays until Ctrl-C, which stops both. A second Ctrl-C
+kills them at once.
 """
 
 EPILOG = """\
@@ -37,6 +42,7 @@ settings:
     RETOUCH_SERVER_PORT           gRPC                     (50051)
     RETOUCH_SERVER_METRICS_PORT   the server's metrics     (9090)
     RETOUCH_SERVER_MODELS         as --models              (pocket)
+  RETOUCH_API_KEY is sent with the first edit, for a gateway with RETOUCH_GATEWAY_KEYS.
 
 files, in .retouch/ under the current folder, or in a temporary folder where that cannot be written:
   server.log, gateway.log   what the tiers say, since the last start
@@ -97,17 +103,22 @@ async def up(arguments: argparse.Namespace) -> int:
     for tier in ("SERVER", "GATEWAY"):  # whose logs are read by whoever is here
         environment.setdefault(f"RETOUCH_{tier}_LOG_FORMAT", "text")
 
+    key = usable_key(environment.get(KEY, ""), KEY)
+    rest = Gateway(addresses.rest.url, key, EDIT_SECONDS)
     folder = writable_folder()
     server = Child("retouch-server", folder / "server.log")
     gateway = Child("retouch-gateway", folder / "gateway.log")
     asked = stop_on_signals(server, gateway)
 
     async def serve() -> None:
-        async with httpx.AsyncClient(base_url=addresses.rest.url, trust_env=False) as client:
+        async with httpx.AsyncClient(
+            base_url=rest.url, headers=rest.headers, trust_env=False
+        ) as client:
             await ready(client, arguments.wait)
             if not arguments.no_edit:
                 await first_edit(client, arguments, photo, folder)
-        tell(addresses, folder, arguments.photo)
+            playground = await has_page(client)
+        tell(addresses, folder, arguments.photo, playground)
         await asyncio.Event().wait()
 
     say("Starting retouch-server and retouch-gateway ...")
@@ -177,20 +188,43 @@ async def first_edit(
     )
 
 
-def tell(addresses: Addresses, folder: Path, photo: Path) -> None:
+async def has_page(client: httpx.AsyncClient) -> bool:
+    """Whether the gateway has its playground, which a setting turns off."""
+    try:
+        reply = await client.get("/")
+    except httpx.HTTPError:
+        return False
+    return reply.is_success and "html" in reply.headers.get("content-type", "")
+
+
+def tell(addresses: Addresses, folder: Path, photo: Path, playground: bool) -> None:
+    url = addresses.rest.url
+    if playground:
+        say(f"\nOpen {url}/ to try it.")
+    where = "" if url == "http://127.0.0.1:8000" else f" --url {url}"
     say(
         f"""
-REST  {addresses.rest.url}{EDITS}
+REST  {url}{EDITS}
       metrics {page(addresses.gateway_metrics)}, log {folder / "gateway.log"}
 gRPC  {addresses.grpc.authority}
       metrics {page(addresses.server_metrics)}, log {folder / "server.log"}
 
-The next edit, with curl:
+The next edit, in another terminal, or with curl:
 
-{as_curl(addresses.rest.url, photo, NEXT_PROMPT)}
+  {this_command()} edit{where} {shlex.quote(str(photo))} "{NEXT_PROMPT}"
+
+{as_curl(url, photo, NEXT_PROMPT)}
 
 Ctrl-C stops both.""",
     )
+
+
+def this_command() -> str:
+    """`retouch` as whoever runs it can run it again."""
+    command = sys.argv[0]
+    if Path(command).name != "retouch" or shutil.which("retouch") == command:
+        return "retouch"
+    return shlex.quote(command)
 
 
 def page(metrics: Address | None) -> str:

@@ -1,4 +1,4 @@
-"""A bin folder with fake tiers in it, and `retouch up` run from there as its user runs it."""
+"""A bin folder with fake tiers in it, and `retouch up` run from there as its user runs it; a fake gateway."""
 
 import json
 import os
@@ -12,10 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from retouch_cli.__main__ import main
 from tests import run_up
+from tests.cli import fake_gateway
+from tests.cli.fake_gateway import PNG, FakeGateway
 from tests.run_up import wait_for
 
 SECONDS = 20.0
+Edit = Callable[..., int]
 
 
 def alive(pid: int) -> bool:
@@ -101,3 +105,24 @@ def up(tmp_path: Path, programs: Path, ports: dict[str, str]) -> Iterator[Callab
         for tier in ("retouch-server", "retouch-gateway"):
             if (run.folder / tier).exists() and alive(run.pid(tier)):
                 os.kill(run.pid(tier), signal.SIGKILL)
+
+
+@pytest.fixture
+def gateway(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGateway]:
+    """A gateway that answers as told, where commands look for one."""
+    with fake_gateway.running() as running:
+        monkeypatch.setenv("RETOUCH_URL", running.url)
+        yield running
+
+
+@pytest.fixture
+def edit(gateway: FakeGateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Edit:
+    """`retouch edit WORDS` in a folder with photo.png; without words, an edit of it."""
+    monkeypatch.chdir(tmp_path)
+    Path("photo.png").write_bytes(PNG)
+    return lambda *words: main(["edit", *(words or ("photo.png", "night"))])
+
+
+def made() -> list[str]:
+    """What lies in the current folder beside the photo, hidden files too."""
+    return sorted(set(os.listdir()) - {"photo.png"})

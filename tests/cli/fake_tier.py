@@ -20,8 +20,9 @@ NOTES = Path(os.environ["FAKE_NOTES"])
 
 
 class Gateway(BaseHTTPRequestHandler):
-    def answer(self, status: int, body: bytes) -> None:
+    def answer(self, status: int, body: bytes, kind: str = "application/octet-stream") -> None:
         self.send_response(status)
+        self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -29,6 +30,9 @@ class Gateway(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if self.path == "/readyz" and BEHAVIOUR == "never-ready":
             self.answer(503, b'{"error": {"message": "the model is loading"}}')
+        elif self.path == "/":
+            gone = BEHAVIOUR == "without-page"
+            self.answer(404 if gone else 200, b"<html>", "text/html; charset=utf-8")
         else:
             self.answer(200, b"picture of " + self.path.encode())
 
@@ -36,6 +40,8 @@ class Gateway(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         if BEHAVIOUR == "refuses":
             self.answer(400, b'{"error": {"message": "no such style"}}')
+        elif BEHAVIOUR == "wants-key" and self.headers["Authorization"] != "Bearer rt_ada":
+            self.answer(401, b'{"error": {"message": "An API key is needed"}}')
         elif BEHAVIOUR == "nonsense":
             self.answer(200, b"<html>")
         else:

@@ -37,6 +37,31 @@ def test_edits_then_stops_the_gateway_before_the_server(up: Start, number: signa
     assert "/images/turn" in run.output
 
 
+def test_says_where_the_page_is_and_the_next_edit(up: Start, ports: dict[str, str]) -> None:
+    run = up()
+    run.wait_ready()
+    url = f"http://127.0.0.1:{ports['RETOUCH_GATEWAY_PORT']}"
+    assert f"\nOpen {url}/ to try it.\n" in run.output
+    assert f'\n  retouch edit --url {url} photo.jpg "make it look like night"\n' in run.output
+
+
+def test_does_not_say_so_where_the_page_is_off(up: Start) -> None:
+    run = up(FAKE_GATEWAY="without-page")
+    run.wait_ready()
+    assert "to try it" not in run.output
+
+
+def test_the_first_edit_bears_the_key(up: Start) -> None:
+    run = up(FAKE_GATEWAY="wants-key", RETOUCH_API_KEY="rt_ada")
+    run.wait_ready()
+    assert "saved" in run.output
+    assert "rt_ada" not in run.output
+
+
+def test_the_first_edit_without_a_key(up: Start) -> None:
+    fails_in_one_line(up(FAKE_GATEWAY="wants-key"), "http://.* answered 401: An API key is .*")
+
+
 def test_passes_the_environment_on_and_derives_the_upstream(
     up: Start, ports: dict[str, str]
 ) -> None:

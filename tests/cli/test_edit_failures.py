@@ -1,0 +1,179 @@
+"""`retouch edit` when it fails: what it says, its exit status, what it tries again, and that no file is left."""
+
+import json
+import socket
+import time
+
+import pytest
+
+from tests.cli.conftest import Edit, made
+from tests.cli.fake_gateway import DONE, PNG, Answer, FakeGateway, completed, event, failed, stream
+
+
+@pytest.mark.parametrize(
+    ("message", "param", "said"),
+    [
+        ("n: must be 1; num_inference_steps: is wrong", "n", "-n: must be 1; --steps: is wrong"),
+        ("size.width: must be 1 to 8", "size", "--size: width must be 1 to 8"),
+        ("images[0]: is animated", "images[0]", "photo.png: is animated"),
+        ("There is no model x", "model", "--model: There is no model x"),
+        (
+            "only with a guidance_scale above 1",
+            "negative_prompt",
+            "--negative-prompt: only with a --guidance-scale above 1",
+        ),
+        ("prompt: is too long", "prompt", "PROMPT: is too long"),
+        ("nobody is to blame: really", None, "nobody is to blame: really"),
+    ],
+)
+def test_a_fault_names_the_option(
+    edit: Edit,
+    gateway: FakeGateway,
+    capsys: pytest.CaptureFixture[str],
+    message: str,
+    param: str | None,
+    said: str,
+) -> None:
+    gateway.answers = [failed(400, message, param)]
+    assert edit() == 3
+    assert capsys.readouterr().err == f"retouch: {said}\n"
+    assert made() == []
+
+
+def test_a_failure_as_json(
+    edit: Edit, gateway: FakeGateway, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gateway.answers = [failed(400, "size: \x1b[31m is wrong", "size", x_request_id="req_1")]
+    assert edit("photo.png", "night", "--json") == 3
+    said = capsys.readouterr()
+    assert json.loads(said.out) == {
+        "error": {
+            "message": "--size: \x1b[31m is wrong",
+            "exit": 3,
+            "http": 400,
+            "option": "--size",
+            "request_id": "req_1",
+        }
+    }
+    assert said.err == "retouch: --size: \\x1b[31m is wrong\n"
+    assert "\x1b" not in said.out
+
+
+def test_busy_is_tried_again_when_it_says(edit: Edit, gateway: FakeGateway) -> None:
+    gateway.answers = [failed(429, "full", retry_after="1"), failed(503, "not ready"), DONE]
+    started = time.monotonic()
+    assert edit() == 0
+    assert time.monotonic() - started >= 1.3
+    assert [body.count(PNG) for *_, body in gateway.requests] == [1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("answer", "status"),
+    [
+        (failed(429, "used up", retry_after="60", x_should_retry="false"), 5),
+        (failed(429, "full", retry_after="60"), 5),  # longer than there is time
+        (failed(503, "the image store is not ready", retry_after="9" * 9), 5),
+        (Answer(503, b"<html>", {"retry-after": "60"}), 5),  # a proxy's
+        (Answer(401, b"<html>"), 4),
+        (failed(500, "failed", x_should_retry="false"), 1),
+        (failed(502, "lost"), 1),
+        (failed(504, "too long"), 1),
+        (failed(413, "too large"), 3),
+    ],
+)
+def test_others_are_not(edit: Edit, gateway: FakeGateway, answer: Answer, status: int) -> None:
+    gateway.answers = [answer]
+    assert edit("photo.png", "night", "--timeout", "5") == status
+    assert len(gateway.requests) == 1
+    assert made() == []
+
+
+def test_busy_until_the_time_is_over(edit: Edit, gateway: FakeGateway) -> None:
+    gateway.answers = [failed(503, "no server is ready", retry_after="1")]
+    started = time.monotonic()
+    assert edit("photo.png", "night", "--timeout", "2.5") == 5
+    assert 1 < time.monotonic() - started < 2.5
+    assert len(gateway.requests) >= 2
+
+
+def test_the_time_is_over(
+    edit: Edit, gateway: FakeGateway, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gateway.answers = [stream(completed(), seconds=2)]
+    assert edit("photo.png", "night", "--timeout", "0.5") == 1
+    assert capsys.readouterr().err == "retouch: not done within 0.5 s (--timeout)\n"
+    assert made() == []
+
+
+SSE = {"content-type": "text/event-stream"}
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (stream(), "sent 0 of 1 images"),
+        (stream(b': step {"image_index":0,"step":1,"total":2}\n\n'), "sent 0 of 1 images"),
+        (stream(completed()[:60]), "sent 0 of 1 images"),
+        (stream(completed(), completed()), "sent 2 of 1 images"),
+        (stream(completed(b64_json="%%%")), "makes no sense"),
+        (stream(completed(seed="many")), "makes no sense"),
+        (stream(completed(usage=None)), "makes no sense"),
+        (stream(b"event: image_edit.completed\ndata: {\n\n"), "makes no sense"),
+        (stream(b"event: image_edit.completed\ndata: []\n\n"), "makes no sense"),
+        (stream(b": step nonsense\n\n"), "makes no sense"),
+        (stream(event("error", {"error": {"message": "it broke", "code": 500}})), "it broke"),
+        (stream(event("error", {"error": None})), "makes no sense"),
+        (Answer(200, completed(), {**SSE, "content-length": "9999"}), "lost http://"),
+        (Answer(200, b"<html>hello"), "not a Retouch gateway: it answered 200"),
+        (Answer(200, b"{}", {"content-type": "application/json"}), "not a Retouch gateway"),
+        (Answer(500, b"<html>" + b"x" * 10**6), "not a Retouch gateway: it answered 500"),
+        (Answer(404, b'{"error": "no"}'), "not a Retouch gateway: it answered 404"),
+        (
+            Answer(308, b"", {"location": "https://x/"}),
+            "308 Permanent Redirect, which leads to https://x/",
+        ),
+        (Answer(308, b"", {"location": "https://x/\x1b[2J"}), r"\x1b"),
+        (Answer(200, b"", {"content-type": "text/\x1b[2J"}), "not a Retouch gateway"),
+    ],
+)
+def test_answers_that_are_none(
+    edit: Edit,
+    gateway: FakeGateway,
+    capsys: pytest.CaptureFixture[str],
+    answer: Answer,
+    said: str,
+) -> None:
+    gateway.answers = [answer]
+    assert edit() == 1
+    assert said in capsys.readouterr().err
+    assert made() == []
+
+
+def test_a_refusal_in_the_middle_of_the_stream(edit: Edit, gateway: FakeGateway) -> None:
+    error = {"error": {"message": "the result was refused", "param": None, "code": 400}}
+    gateway.answers = [stream(event("error", error))]
+    assert edit() == 3
+
+
+def test_nobody_there(edit: Edit, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        url = f"http://127.0.0.1:{held.getsockname()[1]}"
+    assert edit("photo.png", "night", "--url", url) == 6
+    said = capsys.readouterr().err
+    assert said == (
+        f"retouch: cannot reach {url}: Connection refused. "
+        "Is it running? `retouch up` starts one here\n"
+    )
+
+
+def test_a_proxy_is_used_but_for_this_machine(
+    edit: Edit, gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", gateway.url)
+    monkeypatch.delenv("RETOUCH_URL")
+    assert edit("photo.png", "night", "--url", "http://retouch.invalid/v1/") == 0
+    assert gateway.requests[0][1] == "http://retouch.invalid/v1/images/edits"
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    assert edit("photo.png", "night", "-f", "--url", f"{gateway.url}/v1") == 0
+    monkeypatch.setenv("HTTP_PROXY", "nonsense://x")
+    assert edit("photo.png", "night", "-f", "--url", "http://retouch.invalid") == 1
