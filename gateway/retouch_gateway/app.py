@@ -35,6 +35,7 @@ from retouch_gateway.limits import Limits
 from retouch_gateway.metrics import Metrics
 from retouch_gateway.settings import Settings
 from retouch_gateway.sse import EventStream
+from retouch_gateway.static import Playground
 from retouch_gateway.stores import Store
 from retouch_gateway.upstream import Upstream
 
@@ -69,12 +70,18 @@ def create_app(
             Route("/readyz", gateway.readyz),
             Route("/openapi.json", gateway.openapi),
             Route("/docs", gateway.docs),
+            *(_playground(settings) if settings.playground else ()),
         ],
         exception_handlers=dict.fromkeys((GatewayError, HTTPException, Exception), _answer),
         lifespan=gateway.lifespan,
     )
     app.router.redirect_slashes = False
     return Access(Linger(app, gateway.intake), metrics)
+
+
+def _playground(settings: Settings) -> list[Route]:
+    playground = Playground(settings.public_url)
+    return [Route("/", playground.page), Route("/playground/{name}", playground.file)]
 
 
 class Gateway:

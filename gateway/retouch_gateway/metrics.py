@@ -32,6 +32,8 @@ STARTING: dict[tuple[str, str], tuple[int, ...]] = {
     ("/readyz", "GET"): (200, 503),
     ("/openapi.json", "GET"): (200,),
     ("/docs", "GET"): (200,),
+    ("/", "GET"): (200, 304),
+    ("/playground/{name}", "GET"): (200, 304, 404),
     (OTHER, "GET"): (404,),
     (OTHER, OTHER): (400, 408, 431, 503),  # refused before they were requests
 }

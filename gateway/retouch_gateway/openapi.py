@@ -47,7 +47,7 @@ HEADERS = {
     "x-should-retry": text("`false` where an SDK should not try again by itself"),
     "idempotent-replayed": text("`true` where the answer is one that was given before"),
     "cache-control": text("private, for as long as the image lives"),
-    "etag": text("the image never changes, so neither does this"),
+    "etag": text("changes when the content does; an image's never does"),
     "content-range": text("which bytes these are, and of how many"),
 }
 ALWAYS = ("x-request-id", "openai-processing-ms")
@@ -75,9 +75,10 @@ REQUEST_ID = (
 TRACEPARENT = ("traceparent", "W3C trace context, carried on to the server", {"type": "string"})
 RANGE = ("Range", "one range of bytes; of several, the whole image", {"type": "string"})
 IF_MATCH = ("If-Match", "the `etag` of the image one wants", {"type": "string"})
-IF_NONE_MATCH = ("If-None-Match", "the `etag` of an image one has", {"type": "string"})
+IF_NONE_MATCH = ("If-None-Match", "the `etag` of what one has", {"type": "string"})
 
 IMAGE_TYPES = ("image/png", "image/jpeg", "image/webp")
+ASSET_TYPES = ("text/css", "text/html", "text/javascript", "image/jpeg", "image/svg+xml")
 NO_KEY: Schema = {"security": []}
 
 
@@ -100,6 +101,7 @@ def document(settings: Settings) -> dict[str, Any]:
             "/readyz": {"get": _probe("readyz", "ready", "Whether a server takes edits", 503)},
             "/openapi.json": {"get": _page("openapi", "This document", "application/json")},
             "/docs": {"get": _page("docs", "This document, to be read", "text/html")},
+            **(_playground() if settings.playground else {}),
         },
         "components": {
             "schemas": {**SCHEMAS, "EditRequest": json_body(settings), "EditForm": form(settings)},
@@ -219,6 +221,29 @@ def _probe(name: str, status: str, summary: str, *errors: int) -> Schema:
     }
     responses = {"200": _json(answer), **_errors(*errors)}
     return {"operationId": name, "summary": summary, "responses": responses, **NO_KEY}
+
+
+def _playground() -> Schema:
+    """The page to try edits on, and what it loads."""
+    name = _given("name", "as the page has it", {"type": "string"}, "path")
+    page = _asset("playground", "A page to try edits on", "text/html")
+    file = _asset("playground_file", "What that page loads", *ASSET_TYPES)
+    file["parameters"] = [name, *file["parameters"]]
+    file["responses"] |= _errors(404)
+    return {"/": {"get": page}, "/playground/{name}": {"get": file}}
+
+
+def _asset(name: str, summary: str, *media_types: str) -> Schema:
+    content: Schema = {kind: {"schema": FILE} for kind in media_types}
+    found = {"description": "The file.", "headers": _headers("etag"), "content": content}
+    same = {"description": "It is the one that the caller has.", "headers": _headers("etag")}
+    return {
+        "operationId": name,
+        "summary": summary,
+        "parameters": [_given(*IF_NONE_MATCH)],
+        "responses": {"200": found, "304": same, **_errors()},
+        **NO_KEY,
+    }
 
 
 def _page(name: str, summary: str, media_type: str) -> Schema:

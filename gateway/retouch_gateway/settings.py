@@ -113,6 +113,7 @@ class Settings(BaseSettings):
     fetch_timeout: Seconds = Field(
         10, description="seconds that fetching a request's images may take"
     )
+    playground: bool = Field(True, description="serve a page to try edits on, at /")
     keys: FilePath | None = Field(
         None, description="TOML file of API keys' hashes; read again when it changes"
     )

@@ -139,7 +139,7 @@ async def test_no_such_model(gateway: Live) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [
-        ("GET", "/", 404),
+        ("GET", "/v1", 404),
         ("GET", "/v1/images/edits", 405),
         ("DELETE", "/v1/models", 405),
         ("POST", "/healthz", 405),

@@ -1,0 +1,262 @@
+/** The playground: what happens on which event. */
+
+import * as api from "./api.js";
+import * as arrivals from "./arrivals.js";
+import { LANGUAGES } from "./code.js";
+import { $, copy, make, save } from "./dom.js";
+import { Inputs } from "./inputs.js";
+import * as knobs from "./knobs.js";
+import { MaskEditor } from "./mask.js";
+import { cut } from "./photo.js";
+import * as problems from "./problems.js";
+import { Progress } from "./progress.js";
+import { fields, form, watching } from "./request.js";
+import { Results } from "./results.js";
+
+const KEY = "retouch.api-key"; // of this tab's storage; nothing else is kept anywhere
+const PATIENCE = 3; // seconds between two looks for a model
+
+/** @type {any[]} */
+let models = [];
+/** @type {AbortController | null} */
+let running = null;
+let language = "curl";
+
+const inputs = new Inputs(changed, (message) => problems.at("images", message));
+const mask = new MaskEditor(changed);
+const progress = new Progress();
+const results = new Results({ useSeed: knobs.useSeed, useImage });
+
+const key = () => sessionStorage.getItem(KEY) ?? "";
+const model = () => models.find(({ id }) => id === $("model").value);
+
+async function loadModels() {
+  try {
+    models = await api.models(key());
+    problems.clear();
+    $("key-form").hidden = !key();
+    $("model").replaceChildren(...models.map(({ id }) => make("option", { value: id }, id)));
+    suit();
+  } catch (error) {
+    if (error.status === 401) return askForKey();
+    problems.alert(error.message, error.retryAfter);
+    setTimeout(loadModels, 1000 * (error.retryAfter || PATIENCE));
+  }
+}
+
+function askForKey() {
+  $("key-form").hidden = false;
+  if (key()) problems.at("api_key", "The gateway does not know this key");
+  changed();
+}
+
+/** Take up the model that is chosen. */
+function suit() {
+  const chosen = model();
+  if (!chosen) return;
+  knobs.suit(chosen);
+  const examples = chosen.examples ?? [];
+  $("examples").hidden = !examples.length;
+  $("examples").replaceChildren(...examples.map((text) => make("button", { type: "button", className: "chip", title: text, onclick: () => usePrompt(text) }, text)));
+  inputs.suit(chosen);
+}
+
+function usePrompt(text) {
+  $("prompt").value = text;
+  $("prompt").dispatchEvent(new Event("input", { bubbles: true }));
+  $("prompt").focus();
+}
+
+/** @param {File} file */
+async function useImage(file) {
+  await inputs.add([file], { made: true, replace: true });
+  $("prompt").focus();
+}
+
+async function useSample() {
+  const response = await fetch("playground/sample.jpg");
+  await inputs.add([new File([await response.blob()], "sample.jpg")], { made: true });
+  $("prompt").focus();
+}
+
+/** What would be sent now, without the mask's bytes. Throws Unsendable. */
+function current() {
+  const images = inputs.photos.map(({ sent, blob }) => ({ name: sent, blob }));
+  return { images, masked: mask.painted, prompt: $("prompt").value, knobs: knobs.values() };
+}
+
+/** Show what follows from what is set. */
+function changed() {
+  mask.show(inputs.first, model()?.capabilities.mask ?? true);
+  showMask();
+  showRequest();
+}
+
+/** The same as a program, and the files that it names. */
+function showRequest() {
+  $("watch").textContent = watching(knobs.previews()).map(({ name, text }) => `${name}=${text}`).join(", ");
+  const made = inputs.photos.filter((photo) => photo.made || photo.note);
+  const files = made.map(({ sent, blob }) => [sent, () => save(blob, sent)]);
+  if (mask.painted) files.push(["mask.png", async () => save(await mask.png(), "mask.png")]);
+  $("files").replaceChildren(...files.map(([name, onclick]) => make("button", { type: "button", className: "small", onclick }, `Save ${name}`)));
+  try {
+    const told = { fields: fields(current()), baseUrl: api.baseUrl(), keyed: !$("key-form").hidden };
+    $("code").textContent = LANGUAGES[language](told);
+  } catch (error) {
+    if (!(error instanceof knobs.Unsendable)) throw error;
+  }
+}
+
+/** What is painted, over the photo in the list too. */
+function showMask() {
+  const shown = document.querySelector("#input-0 .shown");
+  shown?.querySelector("canvas")?.remove();
+  if (!shown || !mask.painted) return;
+  const { width, height } = mask.canvas;
+  const scale = Math.min(1, 640 / Math.max(width, height));
+  const canvas = make("canvas", { width: Math.ceil(width * scale), height: Math.ceil(height * scale), "aria-hidden": "true" });
+  canvas.getContext("2d").drawImage(mask.canvas, 0, 0, canvas.width, canvas.height);
+  shown.append(canvas);
+}
+
+async function edit() {
+  if (running) return;
+  const { signal } = (running = new AbortController());
+  problems.clear();
+  try {
+    await inputs.ready();
+    const photo = inputs.first;
+    if (!photo) throw new knobs.Unsendable("images", "Add an image first");
+    if (!$("prompt").value.trim()) throw new knobs.Unsendable("prompt", "Say what to change");
+    const wanted = current();
+    under(true);
+    progress.start(count(wanted), photo.url, aspect(wanted, photo));
+    const masked = wanted.masked ? await mask.png() : null;
+    await run({ ...wanted, mask: masked }, photo, signal);
+  } catch (error) {
+    failed(error, signal);
+  } finally {
+    running = null;
+    under(false);
+  }
+}
+
+async function run(wanted, photo, signal) {
+  const sent = form([...fields(wanted), ...watching(knobs.previews())]);
+  const made = [];
+  try {
+    for await (const event of api.edit(sent, key(), signal)) {
+      if (event.kind === "queued") progress.queued(event.ahead);
+      else if (event.kind === "step") progress.step(event);
+      else if (event.kind === "preview") progress.preview(event);
+      else made.push(event);
+    }
+  } finally {
+    if (made.length) {
+      const [width, height] = made[0].size.split("x").map(Number);
+      results.add(made, await cut(photo.blob, width, height), wanted.prompt);
+    }
+  }
+  if (made.length < count(wanted)) throw api.cutShort();
+  progress.end();
+}
+
+function failed(error, signal) {
+  progress.end(signal.aborted ? "Cancelled" : "");
+  if (signal.aborted) return;
+  if (error instanceof knobs.Unsendable) problems.at(error.field, error.message);
+  else if (error.status === 401) askForKey();
+  else if (error instanceof api.ApiError) problems.show(error);
+  else problems.alert(error.message);
+}
+
+/** @param {boolean} way whether an edit is under way */
+function under(way) {
+  const [from, to] = way ? [$("edit"), $("cancel")] : [$("cancel"), $("edit")];
+  const focused = document.activeElement === from;
+  $("edit").disabled = way;
+  $("cancel").hidden = !way;
+  if (focused) to.focus();
+}
+
+/** How many images are to come, if the gateway takes it. */
+function count({ knobs }) {
+  const n = Number(knobs.find(({ name }) => name === "n")?.text ?? 1);
+  return Math.min(10, Math.max(1, Math.floor(n))) || 1;
+}
+
+function aspect({ knobs }, { width, height }) {
+  const size = knobs.find(({ name }) => name === "size")?.text.match(/^(\d+)x(\d+)$/);
+  return size ? `${size[1]} / ${size[2]}` : `${width} / ${height}`;
+}
+
+/** @param {HTMLElement} tab */
+function choose(tab) {
+  for (const other of document.querySelectorAll("[role=tab]")) {
+    other.setAttribute("aria-selected", String(other === tab));
+    other.tabIndex = other === tab ? 0 : -1;
+  }
+  language = tab.id.replace("tab-", "");
+  $("code-panel").setAttribute("aria-labelledby", tab.id);
+  changed();
+}
+
+function listenToForms() {
+  $("edit-form").onsubmit = (event) => {
+    event.preventDefault();
+    edit();
+  };
+  $("edit-form").oninput = showRequest;
+  $("edit-form").onchange = showRequest;
+  $("cancel").onclick = () => running?.abort();
+  $("model").onchange = suit;
+  $("sample").onclick = useSample;
+  // A browser leaves what is seen in part as it is.
+  $("examples").addEventListener("focusin", ({ target }) => target.scrollIntoView({ block: "nearest", inline: "nearest" }));
+  $("key-form").onsubmit = (event) => {
+    event.preventDefault();
+    const given = $("api_key").value.trim();
+    if (/[^!-~]/.test(given)) return problems.at("api_key", "A key has letters, digits and signs of ASCII alone");
+    if (given) sessionStorage.setItem(KEY, given);
+    else sessionStorage.removeItem(KEY);
+    loadModels();
+  };
+  $("copy-code").onclick = () => copy($("code").textContent, $("copy-code"));
+}
+
+function listenToKeys() {
+  document.onkeydown = (event) => {
+    if (event.isComposing) return;
+    if (event.key === "Escape" && running) running.abort();
+    else if (event.key === "Escape" && $("mask-editor").contains(document.activeElement)) {
+      mask.open(false);
+      $("mask").focus();
+    }
+  };
+  for (const name of ["prompt", "negative_prompt"]) {
+    $(name).onkeydown = (event) => {
+      if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) edit();
+    };
+  }
+  const tabs = [...document.querySelectorAll("[role=tab]")];
+  tabs.forEach((tab, i) => {
+    tab.onclick = () => choose(tab);
+    tab.onkeydown = ({ key }) => {
+      const to = { ArrowRight: i + 1, ArrowLeft: i - 1 + tabs.length, Home: 0, End: tabs.length - 1 }[key];
+      if (to === undefined) return;
+      choose(tabs[to % tabs.length]);
+      tabs[to % tabs.length].focus();
+    };
+  });
+}
+
+$("api_key").value = key();
+knobs.start(changed);
+listenToForms();
+listenToKeys();
+arrivals.listen((files, made) => {
+  problems.clear();
+  inputs.add(files, { made });
+});
+changed();
+loadModels();

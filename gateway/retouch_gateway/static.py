@@ -1,0 +1,94 @@
+"""The playground: a page to try edits on, and its files, read once and served as they are.
+
+The page needs nothing from elsewhere: no build, no network but this gateway's own routes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from retouch_gateway.errors import NotFound
+
+FOLDER = Path(__file__).with_name("playground")
+INDEX = "index.html"
+MEDIA_TYPES = {
+    ".css": "text/css",
+    ".html": "text/html",
+    ".jpg": "image/jpeg",
+    ".js": "text/javascript",
+    ".svg": "image/svg+xml",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    body: bytes
+    media_type: str
+    etag: str
+
+    @classmethod
+    def read(cls, path: Path) -> _File:
+        body = path.read_bytes()
+        digest = hashlib.sha256(body).hexdigest()[:32]
+        return cls(body, MEDIA_TYPES[path.suffix], f'"{digest}"')
+
+
+class Playground:
+    """The folder's files by their names. Those of other kinds than MEDIA_TYPES are for its readers, not served."""
+
+    def __init__(self, public_url: str | None) -> None:
+        """`public_url`: what hosted images' URLs begin with, if set: the page may show those too."""
+        self.headers = _headers(public_url)
+        self.files = {
+            path.name: _File.read(path) for path in FOLDER.iterdir() if path.suffix in MEDIA_TYPES
+        }
+
+    async def page(self, request: Request) -> Response:
+        return self._answer(request, INDEX)
+
+    async def file(self, request: Request) -> Response:
+        """What the page loads. Raises NotFound."""
+        return self._answer(request, request.path_params["name"])
+
+    def _answer(self, request: Request, name: str) -> Response:
+        file = self.files.get(name)
+        if not file:
+            raise NotFound
+        headers = {**self.headers, "etag": file.etag}
+        # Of a list of tags one is ours, weak or strong: they are of one length, and in quotes.
+        if file.etag in request.headers.get("if-none-match", ""):
+            return Response(status_code=304, headers=headers)
+        return Response(file.body, headers=headers, media_type=file.media_type)
+
+
+def _headers(public_url: str | None) -> dict[str, str]:
+    """What a page that holds API keys and private photos needs said of it."""
+    found = re.match(r"https?://[\w.:\[\]-]+", public_url or "", re.ASCII)
+    images = f" {found[0]}" if found else ""
+    policy = (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        f"img-src 'self' blob: data:{images}",
+        f"connect-src 'self'{images}",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+        "require-trusted-types-for 'script'",
+        "trusted-types 'none'",
+    )
+    return {
+        "content-security-policy": "; ".join(policy),
+        "cache-control": "no-cache",  # asked for each time, by its tag: a new release shows at once
+        "x-content-type-options": "nosniff",
+        "referrer-policy": "no-referrer",
+        "permissions-policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
+        "cross-origin-opener-policy": "same-origin",
+        "cross-origin-resource-policy": "same-origin",
+    }
