@@ -1,8 +1,10 @@
 """`retouch`: what a person types."""
 
 import argparse
+import io
 import json
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import metadata
@@ -26,25 +28,50 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The exit status: 0, a Failure's own, 2 where the command line was wrong, 130 by Ctrl-C."""
-    arguments, rest = parser().parse_known_args(argv)
+    """The exit status: 0, a Failure's own, 2 where the command line was wrong. Ctrl-C ends the process."""
+    prepare_streams()
     try:
-        add_words(arguments, rest)
-        status: int = arguments.run(arguments)
-        sys.stdout.flush()
-    except Failure as failure:
-        print(f"retouch: {plain(str(failure))}", file=sys.stderr)
-        if getattr(arguments, "json", False) and not isinstance(failure, WrongCommandLine):
-            print(json.dumps(failure.as_json(), indent=2))
-        return failure.status
+        try:
+            return run(argv)
+        finally:
+            sys.stdout.flush()  # here, where it can be told that this failed
     except KeyboardInterrupt:
-        return 130
+        # By the signal itself: a shell shows 130, and ends a loop around this command too.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.raise_signal(signal.SIGINT)
+        raise
     except OSError as error:
         # Whoever read our output is gone, or its disk is full; Python must not flush into it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if not isinstance(error, BrokenPipeError):
             print(f"retouch: {plain(str(error))}", file=sys.stderr)
         return 1
+
+
+def prepare_streams() -> None:
+    """Those that were closed before this began are empty, or not to be written to; no other file takes their number."""
+    closed = (
+        ("stdin", os.O_RDONLY, "r"),
+        ("stdout", os.O_RDONLY, "w"),
+        ("stderr", os.O_WRONLY, "w"),
+    )
+    for name, access, mode in closed:
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, access), mode))
+    if isinstance(sys.stdout, io.TextIOWrapper):  # whose encoding may lack what a model is called
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def run(argv: Sequence[str] | None) -> int:
+    arguments, rest = parser().parse_known_args(argv)
+    try:
+        add_words(arguments, rest)
+        status: int = arguments.run(arguments)
+    except Failure as failure:
+        print(f"retouch: {plain(str(failure))}", file=sys.stderr)
+        if getattr(arguments, "json", False) and not isinstance(failure, WrongCommandLine):
+            print(json.dumps(failure.as_json(), indent=2))
+        return failure.status
     return status
 
 
@@ -54,11 +81,13 @@ def add_words(arguments: argparse.Namespace, rest: Sequence[str]) -> None:
     Raises WrongCommandLine of a word that the command does not take, and of an option that there is not.
     """
     words: list[str] | None = getattr(arguments, "words", None)
+    end = rest.index("--") if "--" in rest else len(rest)
+    rest, literal = rest[:end], rest[end + 1 :]
     if wrong := [each for each in rest if words is None or is_option(each)]:
         command = f"retouch {arguments.command} --help"
         raise WrongCommandLine(f"{' '.join(wrong)}: not understood; `{command}` says more")
     if words is not None:
-        arguments.words = [*words, *rest]
+        arguments.words = [*words, *rest, *literal]
 
 
 def is_option(word: str) -> bool:

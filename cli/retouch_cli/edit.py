@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
+import httpx
+
 from retouch_cli import edit_options, outputs, photos
 from retouch_cli.client import EDITS
 from retouch_cli.errors import Failure, Refused, WrongCommandLine, plain
@@ -20,7 +22,7 @@ from retouch_cli.gateway import Gateway
 from retouch_cli.models import MODELS
 from retouch_cli.photos import STDIN, Photo
 from retouch_cli.progress import Watcher, watching
-from retouch_cli.session import Session, session
+from retouch_cli.session import NONSENSE, Session, session
 from retouch_cli.stream import SPENT, Picture, events
 
 # What every gateway takes unless its operator says otherwise; above it, it is asked before the picture is sent.
@@ -71,19 +73,19 @@ def run(arguments: argparse.Namespace) -> int:
     asked = {"prompt": prompt, "output_format": output.format, **fields(arguments)}
     if any(not is_text(value) for value in asked.values()):
         raise WrongCommandLine("the prompt, or another word, is not text in UTF-8")
-    with contextlib.ExitStack() as files:
+    with exit_on_sigterm(), contextlib.ExitStack() as files:
         given = [files.enter_context(photos.opened(name)) for name in names]
         mask = files.enter_context(photos.opened(arguments.mask)) if arguments.mask else None
         edit = Edit(given, mask, asked, arguments.n)
         started = time.monotonic()
         try:
-            with exit_on_sigterm(), watching(edit.n, arguments.quiet) as watcher:
+            with watching(edit.n, arguments.quiet) as watcher:
                 made = asyncio.run(send(edit, gateway, options(arguments, names), watcher))
         except KeyboardInterrupt:
             tell("Cancelled", arguments.quiet)
             raise
-    seconds = time.monotonic() - started
-    saved = output.save([each.data for each in made], [each.seed for each in made])
+        seconds = time.monotonic() - started
+        saved = output.save([each.data for each in made], [each.seed for each in made])
     report(arguments, made, saved, seconds)
     return 0
 
@@ -97,9 +99,11 @@ def words(arguments: argparse.Namespace) -> tuple[list[str], str]:
         raise WrongCommandLine(f"the last word is the prompt, and {prompt} is a file: use --prompt")
     elif not names and prompt:
         raise WrongCommandLine(f"a photo and a prompt are needed, not only {prompt!r}")
+    elif wrong := [name for name in names[1:] if name != STDIN and not os.path.lexists(name)]:
+        raise WrongCommandLine(f"there is no file {wrong[0]}; is the prompt in quotes?")
     if not names:
         raise WrongCommandLine("a photo is needed, and a prompt; `retouch edit --help` says more")
-    if [*names, arguments.mask, arguments.prompt_file].count(STDIN) > 1:
+    if [*names, arguments.mask, arguments.prompt_file, arguments.key_file].count(STDIN) > 1:
         raise WrongCommandLine("- is standard input, which can be read only once")
     if arguments.prompt_file is not None:
         prompt = photos.read_text(arguments.prompt_file)
@@ -141,10 +145,14 @@ async def send(
             talk.answer("POST", EDITS, watcher.waiting, **form) as reply,
             contextlib.aclosing(events(talk, reply)) as coming,
         ):
-            async for event in coming:
-                watcher.event(event)
-                if isinstance(event, Picture):
-                    made.append(event)
+            try:
+                async for event in coming:
+                    watcher.event(event)
+                    if isinstance(event, Picture):
+                        made.append(event)
+            except httpx.HTTPError:
+                if len(made) < edit.n:  # else only the end is missing
+                    raise
     if len(made) != edit.n:
         raise Failure(f"{gateway.url} sent {len(made)} of {edit.n} images, and no word of why")
     return made
@@ -154,14 +162,17 @@ async def check_sizes(edit: Edit, talk: Session) -> None:
     """Raises Refused where a picture is larger than the model takes: sending it would only take long."""
     if all(picture.size <= USUAL_BYTES for picture in edit.pictures):
         return
-    if model := edit.fields.get("model"):
-        said = await talk.json(f"{MODELS}/{quote(model, safe='')}")
-    else:
-        said = next(iter((await talk.json(MODELS))["data"]), {})
-    most = said.get("limits", {}).get("max_image_bytes", sys.maxsize)
+    model = edit.fields.get("model")
+    said = await talk.json(f"{MODELS}/{quote(model, safe='')}" if model else MODELS)
+    try:
+        most = int((said if model else said["data"][0])["limits"]["max_image_bytes"])
+    except NONSENSE:
+        return  # another kind of gateway: it will say so itself
     for picture in edit.pictures:
         if picture.size > most:
-            fault = f"{picture.shown} has {picture.size} bytes; at most {most} are allowed"
+            fault = (
+                f"{photos.shown(picture.name)} has {picture.size} bytes; at most {most} are allowed"
+            )
             raise Refused(fault, option=picture.name)
 
 

@@ -52,7 +52,7 @@ exit status:
   4    the gateway wants an API key, or another one
   5    the gateway stayed too busy until --timeout, or said that it would
   6    the gateway cannot be reached
-  130  stopped by Ctrl-C; 143 by SIGTERM
+  130  stopped by Ctrl-C, 143 by SIGTERM, as a shell shows it
 
 examples:
   retouch edit photo.jpg "make it look like night"

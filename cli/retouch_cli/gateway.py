@@ -5,8 +5,9 @@ import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from urllib.parse import urlsplit
+
+import httpx
 
 from retouch_cli.errors import WrongCommandLine
 from retouch_cli.photos import read_text
@@ -36,12 +37,14 @@ class Gateway:
     @classmethod
     def of(cls, arguments: argparse.Namespace, environment: Mapping[str, str]) -> "Gateway":
         """Raises WrongCommandLine where an address or a key cannot be one, Failure where its file cannot be read."""
-        url = arguments.url or environment.get(URL) or DEFAULT_URL
-        if arguments.key_file:
-            key, whence = read_text(str(arguments.key_file)).strip(), f"{arguments.key_file}"
-        else:
-            key, whence = environment.get(KEY, ""), KEY
-        where = "--url" if arguments.url else URL
+        url, where = arguments.url, "--url"
+        if url is None:
+            url, where = environment.get(URL) or DEFAULT_URL, URL
+        key, whence = environment.get(KEY, ""), KEY
+        if arguments.key_file is not None:
+            key, whence = read_text(arguments.key_file).strip(), arguments.key_file
+            if not key:
+                raise WrongCommandLine(f"--key-file: {whence} is empty")
         return cls(address(url, where), usable_key(key, whence), arguments.timeout)
 
     @property
@@ -64,7 +67,6 @@ def add_to(parser: argparse.ArgumentParser, seconds: float) -> None:
     group.add_argument("--url", help=f"its address ({URL}, else {DEFAULT_URL})")
     group.add_argument(
         "--key-file",
-        type=Path,
         metavar="FILE",
         help=f"a file with the API key in it ({KEY} holds the key itself); the key is no option, "
         "for others on this machine can see a command line",
@@ -82,12 +84,12 @@ def address(url: str, where: str) -> str:
     """An address as its user writes it, maybe with the `/v1` that OpenAI's clients want. Raises WrongCommandLine."""
     try:
         parts = urlsplit(url)
-        good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:
+        good = parts.scheme in ("http", "https") and httpx.URL(url).host and parts.port != 0
+    except (ValueError, httpx.InvalidURL):
         good = False
     if not good or not re.fullmatch(r"[!-~]+", url):
         raise WrongCommandLine(f"{where}: must be such as {DEFAULT_URL}, with http:// or https://")
-    if "@" in parts.netloc or parts.query or parts.fragment:
+    if "@" in parts.netloc or "?" in url or "#" in url:
         raise WrongCommandLine(f"{where}: must be an address alone, without user, ? or #")
     return url.rstrip("/").removesuffix("/v1").rstrip("/")
 

@@ -120,7 +120,9 @@ def as_toml(arguments: argparse.Namespace, secret: str) -> str:
 
 def add(entry: str, id_: str, file: Path) -> None:
     """Put the entry at the file's end. Raises Failure, and then the file is as it was."""
-    file = file.resolve()  # a link stays one
+    file = Path(os.path.realpath(file))  # a link stays one
+    if file.exists() and not file.is_file():
+        raise Failure(f"cannot write {file}: it is no file")
     try:
         with locked(file.parent):
             before = file.read_bytes().decode() if file.exists() else ""

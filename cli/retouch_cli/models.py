@@ -13,7 +13,7 @@ from urllib.parse import quote
 from retouch_cli import gateway
 from retouch_cli.errors import Failure, plain
 from retouch_cli.gateway import Gateway
-from retouch_cli.session import session
+from retouch_cli.session import NONSENSE, session
 
 MODELS = "/v1/models"
 SECONDS = 30.0
@@ -78,7 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
             show_one(said)
         else:
             show_all(said["data"])
-    except (LookupError, TypeError, AttributeError) as error:
+    except NONSENSE as error:
         raise Failure(f"{there.url} said what makes no sense of its models") from error
     return 0
 

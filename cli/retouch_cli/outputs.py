@@ -4,6 +4,8 @@ import argparse
 import contextlib
 import os
 import secrets
+import shutil
+import stat
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -43,7 +45,8 @@ class Output:
         if not folder.is_dir():
             raise Failure(f"cannot write {self.name}: there is no folder {folder}")
         # Of names with a seed that is not drawn yet, all that can be known is the folder.
-        for path in self.paths([seed + i for i in range(self.n)] if seed is not None else None):
+        seeds = None if seed is None else [(seed + i) % 2**64 for i in range(self.n)]
+        for path in self.paths(seeds):
             self._check(path)
 
     def paths(self, seeds: Sequence[int] | None) -> list[Path]:
@@ -63,40 +66,40 @@ class Output:
     def save(self, images: Sequence[bytes], seeds: Sequence[int]) -> list[str]:
         """Writes them, and says where: each file is whole or not there. Raises Failure."""
         if self.piped:
-            try:
-                sys.stdout.buffer.write(images[0])
-                sys.stdout.buffer.flush()
-            except BrokenPipeError:
-                raise  # whoever read it is gone, and nobody wants to hear more
-            except OSError as error:
-                raise Failure(f"cannot write to standard output: {error.strerror}") from error
+            sys.stdout.buffer.write(images[0])
             return [STDOUT]
         paths = self.paths(seeds)
-        for path, data in zip(paths, images, strict=True):
-            self._check(path)
+        for path, data, seed in zip(paths, images, seeds, strict=True):
             try:
+                self._check(path)
                 write(path, data, self.force)
             except OSError as error:
-                raise Failure(f"cannot write {path}: {error.strerror}") from error
+                raise Failure(f"cannot write {path}: {error.strerror} (seed {seed})") from error
+            except Failure as failure:
+                raise Failure(f"{failure} (seed {seed})") from None
         return [str(path) for path in paths]
 
     def _check(self, path: Path) -> None:
         try:
-            taken = path.is_file()
-            if path.is_dir():
-                raise Failure(f"cannot write {path}: it is a folder")
-            if not is_special(path) and not os.access(path.resolve().parent, os.W_OK):
-                raise Failure(f"cannot write {path}: its folder cannot be written to")
-        except OSError as error:  # such as a name that is too long
+            kind = stat.S_IFMT(path.stat().st_mode)
+        except FileNotFoundError:
+            kind = 0
+        except OSError as error:  # such as a name that is too long, or links in a circle
             raise Failure(f"cannot write {path}: {error.strerror}") from error
-        if taken and not self.force:
+        if kind == stat.S_IFDIR:
+            raise Failure(f"cannot write {path}: it is a folder")
+        if kind in (0, stat.S_IFREG) and not os.access(path.resolve().parent, os.W_OK):
+            raise Failure(f"cannot write {path}: its folder cannot be written to")
+        if kind == stat.S_IFREG and not self.force:
             raise Failure(f"{path} is there already: --force replaces it, -o names another")
 
 
 def chosen(arguments: argparse.Namespace, photo: str) -> Output:
     """The output that the options ask for; `photo` is the name of what is edited. Raises WrongCommandLine."""
     name, format_ = arguments.output, arguments.format
-    if name is None and photo == STDIN:
+    if name == "":
+        raise WrongCommandLine("-o: must be a name, a folder, or - for standard output")
+    if name == "/dev/stdout" or (name is None and photo == STDIN):
         name = STDOUT
     if name is None or name.endswith("/") or os.path.isdir(name):
         stem = "stdin" if photo == STDIN else Path(photo).stem
@@ -131,6 +134,8 @@ def write(path: Path, data: bytes, force: bool) -> None:
             os.fsync(file.fileno())
         if not force:
             path.open("xb").close()
+        elif path.exists():
+            shutil.copymode(path, part)  # a picture that only its owner may see stays one
         os.replace(part, path)
 
 

@@ -25,10 +25,6 @@ class Photo:
     file: BinaryIO
     size: int
 
-    @property
-    def shown(self) -> str:
-        return "standard input" if self.name == STDIN else self.name
-
 
 @contextmanager
 def opened(name: str) -> Iterator[Photo]:
@@ -41,12 +37,12 @@ def opened(name: str) -> Iterator[Photo]:
         start = photo.file.read(HEAD_BYTES)
         photo.file.seek(0)
     except OSError as error:
-        raise Failure(f"cannot read {name}: {error.strerror}") from error
+        raise Failure(f"cannot read {shown(name)}: {error.strerror}") from error
     with photo.file:
         if not photo.size:
-            raise Refused(f"{photo.shown} is empty", option=name)
+            raise Refused(f"{shown(name)} is empty", option=name)
         if not format_of(start):
-            raise Refused(f"{photo.shown} is not a PNG, JPEG or WebP image", option=name)
+            raise Refused(f"{shown(name)} is not a PNG, JPEG or WebP image", option=name)
         yield photo
 
 
@@ -59,19 +55,26 @@ def format_of(start: bytes) -> str | None:
     return "webp" if start[:4] == b"RIFF" and start[8:12] == b"WEBP" else None
 
 
+def shown(name: str) -> str:
+    return "standard input" if name == STDIN else name
+
+
 def read_text(name: str) -> str:
-    """A file's text, or standard input's (`-`), without the line break at its end. Raises Failure."""
+    """A file's text, or standard input's (`-`), without what marks it as UTF-8 and the line break at its end.
+
+    Raises Failure.
+    """
     try:
         if name == STDIN:
             data = sys.stdin.buffer.read()
         else:
             with open(name, "rb") as file:
                 data = file.read()
-        return data.decode().rstrip("\r\n")
+        return data.decode("utf-8-sig").rstrip("\r\n")
     except OSError as error:
-        raise Failure(f"cannot read {name}: {error.strerror}") from error
+        raise Failure(f"cannot read {shown(name)}: {error.strerror}") from error
     except UnicodeDecodeError:
-        raise Failure(f"cannot read {name}: it is not text in UTF-8") from None
+        raise Failure(f"cannot read {shown(name)}: it is not text in UTF-8") from None
 
 
 def _standard_input() -> Photo:
@@ -92,5 +95,5 @@ def _file(name: str) -> Photo:
 def _in_memory(name: str, source: BinaryIO) -> Photo:
     data = source.read(MAX_PIPED_BYTES + 1)
     if len(data) > MAX_PIPED_BYTES:
-        raise Refused(f"{name} does not end within {MAX_PIPED_BYTES >> 20} MiB")
+        raise Refused(f"{shown(name)} does not end within {MAX_PIPED_BYTES >> 20} MiB")
     return Photo(name, io.BytesIO(data), len(data))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -26,7 +27,8 @@ class Watcher:
 
 def watching(n: int, quiet: bool) -> AbstractContextManager[Watcher]:
     """A watcher of `n` images: bars that go when it ends, or nothing where nobody would see them."""
-    return nullcontext(Watcher()) if quiet or not sys.stderr.isatty() else _bars(n)
+    bars = sys.stderr.isatty() and os.environ.get("TERM") != "dumb" and not quiet
+    return _bars(n) if bars else nullcontext(Watcher())
 
 
 @contextmanager
@@ -59,7 +61,7 @@ class Bars(Watcher):
             self._progress.update(
                 self._waiting, description=ahead if event.position else "Next in the queue"
             )
-        elif isinstance(event, Step) and event.image < self._n:
+        elif isinstance(event, Step) and 0 <= event.image < self._n:
             self._begin()
             image = self._images[event.image]
             self._progress.start_task(image)

@@ -22,6 +22,8 @@ SILENCE_SECONDS = 60.0
 FIRST_WAIT, LONGEST_WAIT = 0.5, 8.0
 MAX_ERROR_BYTES = 65_536
 BUSY = (429, 503)
+# What reading an answer raises where it is not what it should be.
+NONSENSE = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
 KINDS = {401: Unauthorised, 403: Unauthorised, **dict.fromkeys(BUSY, Busy), 408: Failure}
 # `images[0]: `, `size.width: `, at the start of a message or of one of its parts.
 FAULT = re.compile(r"(^|; )([a-z_]+(?:\[\d+\])?)(?:\.(\w+))?: ")
@@ -40,6 +42,7 @@ class Session:
         names: Mapping[str, str],
     ) -> None:
         self.gateway, self._client, self._limit, self._names = gateway, client, limit, names
+        self.refusal: Failure | None = None  # the last one, while it is asked again
 
     @asynccontextmanager
     async def answer(
@@ -57,12 +60,14 @@ class Session:
         for attempt in itertools.count():
             async with self._client.stream(method, path, **body) as reply:
                 if reply.is_success:
+                    self.refusal = None
                     yield reply
                     return
                 failure = await self._failure(reply)
                 seconds = self._wait(reply, attempt)
             if seconds is None:
                 raise failure
+            self.refusal = failure
             waiting(failure, seconds)
             await asyncio.sleep(seconds)
 
@@ -71,7 +76,7 @@ class Session:
         async with self.answer("GET", path) as reply:
             try:
                 return json.loads(await reply.aread())
-            except ValueError:
+            except (ValueError, RecursionError):
                 raise self.stranger(reply) from None
 
     def stranger(self, reply: httpx.Response) -> Failure:
@@ -109,7 +114,7 @@ class Session:
         try:
             error = json.loads(content)["error"]
             return self.failure(reply.status_code, error, reply.headers.get("x-request-id"))
-        except (ValueError, LookupError, TypeError, AttributeError):
+        except NONSENSE:
             return self.stranger(reply)
 
     def _in_options(self, message: str) -> str:
@@ -132,7 +137,7 @@ class Session:
             return None
         told = reply.headers.get("retry-after", "")
         own = min(LONGEST_WAIT, FIRST_WAIT * 2**attempt) * random.uniform(0.75, 1.0)  # noqa: S311
-        seconds = float(told) if re.fullmatch(r"\d{1,9}", told) else own
+        seconds = float(told) if re.fullmatch(r"[1-9]\d{0,8}", told) else own
         left = (self._limit.when() or 0.0) - asyncio.get_running_loop().time()
         return seconds if seconds < left else None
 
@@ -140,13 +145,17 @@ class Session:
 @asynccontextmanager
 async def session(gateway: Gateway, names: Mapping[str, str]) -> AsyncIterator[Session]:
     """A session that ends with the gateway's time. Raises Failure for all that can go wrong on the way there."""
+    talk = None
     try:
         async with asyncio.timeout(gateway.seconds) as limit, _client(gateway) as client:
-            yield Session(gateway, client, limit, names)
+            talk = Session(gateway, client, limit, names)
+            yield talk
     except TimeoutError:
-        raise Failure(f"not done within {gateway.seconds:g} s (--timeout)") from None
+        late = Failure(f"not done within {gateway.seconds:g} s (--timeout)")
+        raise (talk and talk.refusal) or late from None
     except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError) as error:
-        hint = ". Is it running? `retouch up` starts one here" if gateway.here else ""
+        up = gateway.here and gateway.url.startswith("http:")
+        hint = ". Is it running? `retouch up` starts one here" if up else ""
         raise Unreachable(f"cannot reach {gateway.url}: {reason(error)}{hint}") from error
     except httpx.ReadTimeout as error:
         raise Failure(f"{gateway.url} has said nothing for {SILENCE_SECONDS:g} s") from error
@@ -155,16 +164,17 @@ async def session(gateway: Gateway, names: Mapping[str, str]) -> AsyncIterator[S
 
 
 def _client(gateway: Gateway) -> httpx.AsyncClient:
-    """Proxies and certificates' authorities are the environment's, as for any program with httpx."""
+    """Certificates' authorities are the environment's, and proxies too where the gateway is elsewhere."""
     limits = httpx.Timeout(SILENCE_SECONDS, connect=CONNECT_SECONDS)
     try:
         return httpx.AsyncClient(
             base_url=gateway.url,
             headers=gateway.headers,
             timeout=limits,
-            trust_env=not gateway.here,
+            # A transport that is given is what httpx uses instead of the environment's proxies.
+            transport=httpx.AsyncHTTPTransport() if gateway.here else None,
         )
-    except (ImportError, ValueError, OSError) as error:
+    except (ImportError, ValueError, OSError, httpx.InvalidURL) as error:
         raise Failure(f"the environment's proxy or certificates are wrong: {error}") from error
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 
 from retouch_cli.errors import Failure
-from retouch_cli.session import Session
+from retouch_cli.session import NONSENSE, Session
 
 CONTENT_TYPE = "text/event-stream"
 COMPLETED, ERROR = "image_edit.completed", "error"
@@ -67,7 +67,7 @@ async def events(session: Session, reply: httpx.Response) -> AsyncGenerator[Even
                 yield _picture(json.loads(value))
             elif not field and (event := _comment(value)):
                 yield event
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
+        except NONSENSE as error:
             raise Failure(f"{session.gateway.url} said what makes no sense: {error}") from error
 
 

@@ -33,6 +33,11 @@ def alive(pid: int) -> bool:
 class Up(run_up.Up):
     """A run with fake tiers, which note what they are and when they end."""
 
+    def wait_ready(self) -> None:
+        """And until both have noted it: the gateway may be ready before the server has begun."""
+        super().wait_ready()
+        assert all(self.pids)
+
     def pid(self, tier: str) -> int:
         notes = self.folder / tier
         wait_for(lambda: notes.exists() and notes.stat().st_size, SECONDS, "its notes")

@@ -1,6 +1,7 @@
 """A gateway that answers what a test tells it to: for answers that the real one gives rarely, or never."""
 
 import json
+import ssl
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -67,7 +68,8 @@ class FakeGateway:
 
 
 @contextmanager
-def running() -> Iterator[FakeGateway]:
+def running(context: ssl.SSLContext | None = None) -> Iterator[FakeGateway]:
+    """At a free port of this machine; over TLS where there is a context for it."""
     gateway = FakeGateway()
 
     class Handler(BaseHTTPRequestHandler):
@@ -91,7 +93,9 @@ def running() -> Iterator[FakeGateway]:
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        gateway.url = f"http://127.0.0.1:{server.server_address[1]}"
+        gateway.url = f"http{'s' if context else ''}://127.0.0.1:{server.server_address[1]}"
+        if context:
+            server.socket = context.wrap_socket(server.socket, server_side=True)
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
         try:

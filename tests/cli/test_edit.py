@@ -166,6 +166,24 @@ def test_a_picture_that_is_too_large_is_not_sent(
     assert edit() == 0
 
 
+@pytest.mark.parametrize("body", [b"[]", b'{"data": null}', b'{"data": [{"limits": []}]}'])
+def test_where_models_say_no_limit_a_large_picture_is_sent(
+    edit: Edit, gateway: FakeGateway, body: bytes
+) -> None:
+    with Path("photo.png").open("ab") as file:
+        file.truncate(5 * 2**20)
+    gateway.answers = [Answer(200, body), DONE]
+    assert edit() == 0
+
+
+def test_a_text_file_of_windows(
+    edit: Edit, gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("wish.txt").write_bytes(b"\xef\xbb\xbfmake it night\r\n")
+    assert edit("photo.png", "--prompt-file", "wish.txt") == 0
+    assert b'name="prompt"\r\n\r\nmake it night\r\n' in gateway.requests[0][3]
+
+
 @pytest.mark.parametrize(
     ("words", "status", "said"),
     [
@@ -175,6 +193,14 @@ def test_a_picture_that_is_too_large_is_not_sent(
         (["--prompt", "night"], 2, "a photo is needed"),
         (["-", "-", "night"], 2, "only once"),
         (["-", "night", "--mask", "-"], 2, "only once"),
+        (["-", "night", "--key-file", "-"], 2, "only once"),
+        (["photo.png", "make", "it", "night"], 2, "no file make; is the prompt in quotes?"),
+        (["photo.png", "night", "--key-file", "empty.png"], 2, "--key-file: empty.png is empty"),
+        (["photo.png", "night", "-o", "", "-n", "2"], 2, "-o: must be a name"),
+        (["photo.png", "night", "--url", ""], 2, "--url: must be such as"),
+        (["photo.png", "night", "--url", "http://[v1.x]"], 2, "--url: must be such as"),
+        (["photo.png", "night", "--url", "http://xn--/"], 2, "--url: must be such as"),
+        (["photo.png", "night", "--url", "http://host/?"], 2, "without user, ? or #"),
         (["photo.png", "night", "--bogus"], 2, "--bogus: not understood"),
         (["photo.png", "night", "--seeds", "7"], 2, "--seeds: not understood"),
         (["photo.png", "night", "--url", "localhost:8000"], 2, "--url: must be such as"),

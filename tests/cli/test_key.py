@@ -1,6 +1,7 @@
 """`retouch key new`: what it prints where, what it does to the file, and that a gateway takes the key."""
 
 import contextlib
+import os
 import re
 import socket
 import subprocess
@@ -175,11 +176,16 @@ def test_a_file_of_something_else_is_left_alone(
 
 @pytest.mark.parametrize(
     ("place", "reason"),
-    [("none/keys.toml", "No such file or directory"), ("", "Is a directory")],
+    [
+        ("none/keys.toml", "No such file or directory"),
+        ("", "it is no file"),
+        ("pipe", "it is no file"),  # nor is a device, which must not be replaced
+    ],
 )
 def test_a_file_that_cannot_be_written(
     tmp_path: Path, place: str, reason: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    os.mkfifo(tmp_path / "pipe")
     assert new("ada", "--file", tmp_path / place) == 1
     assert capsys.readouterr() == ("", f"retouch: cannot write {tmp_path / place}: {reason}\n")
 

@@ -1,8 +1,10 @@
 """The command line as a whole: words and options in any order, help that is the manual."""
 
 import argparse
+import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -48,7 +50,9 @@ def words(line: list[str]) -> list[str]:
         (["-n", "2", "a", "p"], ["a", "p"]),
         (["-", "-f", "-"], ["-", "-"]),
         (["a", "-f", "-10% less light"], ["a", "-10% less light"]),
-        (["a", "-f", "--", "-dark"], None),
+        (["a", "-f", "--", "-dark"], ["a", "-dark"]),
+        (["a", "-f", "b", "--", "-c", "--"], ["a", "b", "-c", "--"]),
+        (["a", "--forced", "--", "-dark"], None),
         (["a", "--", "-dark"], ["a", "-dark"]),
         (["a", "--forced", "p"], None),
         (["a", "--forc", "p"], None),
@@ -108,6 +112,33 @@ def test_an_output_that_is_full_is_one_line() -> None:
     assert done.returncode == 1
     assert done.stderr.endswith("\nretouch: [Errno 28] No space left on device\n")
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("script", "status", "said"),
+    [
+        ("retouch edit nowhere.png x --json > /dev/full", 1, "No space left on device"),
+        ("retouch edit nowhere.png x --json >&-", 1, "Bad file descriptor"),
+        ("retouch edit - x -o x.png <&-", 3, "standard input is empty"),
+        ("(trap '' PIPE; retouch edit nowhere.png x --json; echo $? >&2) | true", 0, "\n1\n"),
+    ],
+)
+def test_streams_that_are_closed_or_full(
+    tmp_path: Path, script: str, status: int, said: str
+) -> None:
+    run = script.replace("retouch", f"{shlex.quote(sys.executable)} -m retouch_cli")
+    done = subprocess.run(
+        ["bash", "-c", run], cwd=tmp_path, stderr=subprocess.PIPE, text=True, timeout=60
+    )
+    assert done.returncode == status
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_what_fails_without_stderr_is_still_one_object(tmp_path: Path) -> None:
+    run = f"{shlex.quote(sys.executable)} -m retouch_cli edit nowhere.png x --json 2>&-"
+    done = subprocess.run(["bash", "-c", run], cwd=tmp_path, stdout=subprocess.PIPE, timeout=60)
+    assert json.loads(done.stdout)["error"]["exit"] == done.returncode == 1
 
 
 def test_nothing_slow_is_imported_before_it_is_needed() -> None:

@@ -1,6 +1,8 @@
 """`retouch models`: the table, the one, and answers that make no sense."""
 
+import io
 import json
+import sys
 from typing import Any
 
 import pytest
@@ -56,6 +58,16 @@ def test_one(gateway: FakeGateway, capsys: pytest.CaptureFixture[str]) -> None:
     ]
 
 
+def test_a_terminal_that_lacks_a_letter(
+    gateway: FakeGateway, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway.answers = answered({**POCKET, "examples": ["it’s night"]})
+    with io.TextIOWrapper(io.BytesIO(), "ascii") as narrow:
+        monkeypatch.setattr(sys, "stdout", narrow)
+        assert main(["models", "pocket"]) == 0
+        assert b"it\\u2019s night" in narrow.buffer.getvalue()
+
+
 def test_json_is_the_gateways_own(gateway: FakeGateway, capsys: pytest.CaptureFixture[str]) -> None:
     gateway.answers = answered({"data": [POCKET], "new": 1})
     assert main(["models", "--json"]) == 0
@@ -72,6 +84,8 @@ def test_json_is_the_gateways_own(gateway: FakeGateway, capsys: pytest.CaptureFi
         (Answer(200, b'{"data": [{}]}'), 1, "makes no sense"),
         (Answer(200, b"[]"), 1, "makes no sense"),
         (Answer(200, b'{"data": null}'), 1, "makes no sense"),
+        (answered({"data": [{**POCKET, "defaults": {"strength": "x"}}]})[0], 1, "makes no sense"),
+        (Answer(200, b"[" * 50_000), 1, "not a Retouch gateway"),
     ],
 )
 def test_failures(

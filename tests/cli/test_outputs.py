@@ -34,6 +34,7 @@ def chosen(output: str | None = None, photo: str = "dir/photo.jpg", **options: A
         ("here", {"format": "webp"}, "here/photo-edited.webp", "webp"),
         ("here", {"photo": "-"}, "here/stdin-edited.png", "png"),
         ("-", {}, "-", "png"),
+        ("/dev/stdout", {"format": "jpeg"}, "-", "jpeg"),
         ("-", {"format": "webp", "quality": "5"}, "-", "webp"),
         ("a.JPG", {}, "a.JPG", "jpeg"),
         ("a.jpeg", {"format": "jpeg"}, "a.jpeg", "jpeg"),
@@ -92,7 +93,7 @@ def test_what_is_there_is_kept(name: str) -> None:
     taken.write_text("mine")
     with pytest.raises(Failure, match=r"is there already: --force replaces it"):
         output.check(7)
-    with pytest.raises(Failure, match="is there already"):
+    with pytest.raises(Failure, match=r"is there already.* \(seed 8\)"):
         output.save([b"one", b"two"], [7, 8])
     assert taken.read_text() == "mine"
     forced = Output(name, 2, "png", force=True)
@@ -141,6 +142,19 @@ def test_a_new_file_has_the_mode_that_files_have() -> None:
     assert Path("a.png").stat().st_mode == Path("plain").stat().st_mode
 
 
+def test_a_seed_begins_again_after_the_last_one() -> None:
+    Path("0.png").touch()
+    with pytest.raises(Failure, match=r"0\.png is there already"):
+        Output("{seed}.png", 2, "png", force=False).check(2**64 - 1)
+
+
+def test_what_is_replaced_keeps_its_mode() -> None:
+    Path("a.png").touch(0o600)
+    Output("a.png", 1, "png", force=True).save([b"x"], [7])
+    assert stat.S_IMODE(Path("a.png").stat().st_mode) == 0o600
+    assert Path("a.png").read_bytes() == b"x"
+
+
 def test_a_link_stays_one() -> None:
     Path("real.png").write_text("before")
     Path("link.png").symlink_to("real.png")
@@ -162,8 +176,11 @@ def test_a_device_is_written_to_and_stays_one() -> None:
     assert stat.S_ISFIFO(Path("pipe.png").stat().st_mode)
 
 
-@pytest.mark.parametrize("name", ["nowhere/a.png", "taken/a.png", "x" * 300, "folder.png"])
+@pytest.mark.parametrize(
+    "name", ["nowhere/a.png", "taken/a.png", "x" * 300, "folder.png", "circle.png"]
+)
 def test_what_cannot_be_written_is_told_before(name: str) -> None:
+    Path("circle.png").symlink_to("circle.png")
     Path("taken").touch()
     Path("folder.png").mkdir()
     with pytest.raises(Failure, match="cannot write"):
