@@ -70,7 +70,7 @@ def create_app(
             Route("/readyz", gateway.readyz),
             Route("/openapi.json", gateway.openapi),
             Route("/docs", gateway.docs),
-            *(_playground(settings) if settings.playground else ()),
+            *(_playground() if settings.playground else ()),
         ],
         exception_handlers=dict.fromkeys((GatewayError, HTTPException, Exception), _answer),
         lifespan=gateway.lifespan,
@@ -79,8 +79,8 @@ def create_app(
     return Access(Linger(app, gateway.intake), metrics)
 
 
-def _playground(settings: Settings) -> list[Route]:
-    playground = Playground(settings.public_url)
+def _playground() -> list[Route]:
+    playground = Playground()
     return [Route("/", playground.page), Route("/playground/{name}", playground.file)]
 
 

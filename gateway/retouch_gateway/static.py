@@ -6,7 +6,6 @@ The page needs nothing from elsewhere: no build, no network but this gateway's o
 from __future__ import annotations
 
 import hashlib
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +22,29 @@ MEDIA_TYPES = {
     ".jpg": "image/jpeg",
     ".js": "text/javascript",
     ".svg": "image/svg+xml",
+}
+# The page asks its own gateway alone, for hosted images too, whatever name their URLs have.
+POLICY = (
+    "default-src 'none'",
+    "script-src 'self'",
+    "style-src 'self'",
+    "img-src 'self' blob: data:",
+    "connect-src 'self'",
+    "base-uri 'none'",
+    "form-action 'none'",
+    "frame-ancestors 'none'",
+    "require-trusted-types-for 'script'",
+    "trusted-types 'none'",
+)
+# What a page that holds API keys and private photos needs said of it.
+HEADERS = {
+    "content-security-policy": "; ".join(POLICY),
+    "cache-control": "no-cache",  # asked for each time, by its tag: a new release shows at once
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "permissions-policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
 }
 
 
@@ -42,9 +64,7 @@ class _File:
 class Playground:
     """The folder's files by their names. Those of other kinds than MEDIA_TYPES are for its readers, not served."""
 
-    def __init__(self, public_url: str | None) -> None:
-        """`public_url`: what hosted images' URLs begin with, if set: the page may show those too."""
-        self.headers = _headers(public_url)
+    def __init__(self) -> None:
         self.files = {
             path.name: _File.read(path) for path in FOLDER.iterdir() if path.suffix in MEDIA_TYPES
         }
@@ -60,35 +80,8 @@ class Playground:
         file = self.files.get(name)
         if not file:
             raise NotFound
-        headers = {**self.headers, "etag": file.etag}
+        headers = {**HEADERS, "etag": file.etag}
         # Of a list of tags one is ours, weak or strong: they are of one length, and in quotes.
         if file.etag in request.headers.get("if-none-match", ""):
             return Response(status_code=304, headers=headers)
         return Response(file.body, headers=headers, media_type=file.media_type)
-
-
-def _headers(public_url: str | None) -> dict[str, str]:
-    """What a page that holds API keys and private photos needs said of it."""
-    found = re.match(r"https?://[\w.:\[\]-]+", public_url or "", re.ASCII)
-    images = f" {found[0]}" if found else ""
-    policy = (
-        "default-src 'none'",
-        "script-src 'self'",
-        "style-src 'self'",
-        f"img-src 'self' blob: data:{images}",
-        f"connect-src 'self'{images}",
-        "base-uri 'none'",
-        "form-action 'none'",
-        "frame-ancestors 'none'",
-        "require-trusted-types-for 'script'",
-        "trusted-types 'none'",
-    )
-    return {
-        "content-security-policy": "; ".join(policy),
-        "cache-control": "no-cache",  # asked for each time, by its tag: a new release shows at once
-        "x-content-type-options": "nosniff",
-        "referrer-policy": "no-referrer",
-        "permissions-policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
-        "cross-origin-opener-policy": "same-origin",
-        "cross-origin-resource-policy": "same-origin",
-    }

@@ -40,13 +40,16 @@ export async function models(key) {
   return (await response.json()).data;
 }
 
+/** The sample photo. Throws ApiError. */
+export const sample = async () => (await ask("playground/sample.jpg", {})).blob();
+
 /**
  * Run an edit and tell of it until it has ended. Throws ApiError, and what `signal` aborts with.
  * @param {{body: Blob, type: string}} form
  * @param {string} key
  * @param {AbortSignal} signal
  * @yields {{kind: "queued", ahead: number} | {kind: "step", image: number, step: number, total: number}
- *   | {kind: "preview", image: number, src: string} | {kind: "done", image: number, size: string, format: string,
+ *   | {kind: "preview", image: number, src: string} | {kind: "done", image: number, size: string,
  *   seed: string, url: string | undefined, expiresAt: number, blob: Blob, warning: string | undefined}}
  */
 export async function* edit({ body, type }, key, signal) {
@@ -90,7 +93,6 @@ async function fromEvent(event, data, signal) {
     kind: "done",
     image,
     size: said.size,
-    format: said.output_format,
     seed: seedOf(data),
     url: said.url,
     expiresAt: (said.expires_at ?? 0) * 1000,

@@ -21,6 +21,7 @@ let models = [];
 /** @type {AbortController | null} */
 let running = null;
 let language = "curl";
+let again = 0; // the timer of the next look for models
 
 const inputs = new Inputs(changed, (message) => problems.at("images", message));
 const mask = new MaskEditor(changed);
@@ -31,22 +32,28 @@ const key = () => sessionStorage.getItem(KEY) ?? "";
 const model = () => models.find(({ id }) => id === $("model").value);
 
 async function loadModels() {
+  clearTimeout(again);
   try {
     models = await api.models(key());
     problems.clear();
     $("key-form").hidden = !key();
-    $("model").replaceChildren(...models.map(({ id }) => make("option", { value: id }, id)));
+    const chosen = model()?.id;
+    $("model").replaceChildren(...models.map(({ id }) => make("option", { value: id, selected: id === chosen }, id)));
     suit();
   } catch (error) {
     if (error.status === 401) return askForKey();
-    problems.alert(error.message, error.retryAfter);
-    setTimeout(loadModels, 1000 * (error.retryAfter || PATIENCE));
+    const seconds = error.retryAfter || PATIENCE;
+    problems.alert(error.message, seconds, true);
+    again = window.setTimeout(loadModels, 1000 * seconds);
   }
 }
 
-function askForKey() {
+/** @param {boolean} [refused] whether something was that the user did */
+function askForKey(refused = false) {
+  problems.clear();
   $("key-form").hidden = false;
   if (key()) problems.at("api_key", "The gateway does not know this key");
+  else if (refused) problems.at("api_key", "The gateway wants a key");
   changed();
 }
 
@@ -69,14 +76,17 @@ function usePrompt(text) {
 
 /** @param {File} file */
 async function useImage(file) {
+  problems.clear();
   await inputs.add([file], { made: true, replace: true });
   $("prompt").focus();
 }
 
 async function useSample() {
-  const response = await fetch("playground/sample.jpg");
-  await inputs.add([new File([await response.blob()], "sample.jpg")], { made: true });
-  $("prompt").focus();
+  try {
+    await useImage(new File([await api.sample()], "sample.jpg"));
+  } catch (error) {
+    problems.alert(error.message);
+  }
 }
 
 /** What would be sent now, without the mask's bytes. Throws Unsendable. */
@@ -94,12 +104,12 @@ function changed() {
 
 /** The same as a program, and the files that it names. */
 function showRequest() {
-  $("watch").textContent = watching(knobs.previews()).map(({ name, text }) => `${name}=${text}`).join(", ");
   const made = inputs.photos.filter((photo) => photo.made || photo.note);
   const files = made.map(({ sent, blob }) => [sent, () => save(blob, sent)]);
   if (mask.painted) files.push(["mask.png", async () => save(await mask.png(), "mask.png")]);
   $("files").replaceChildren(...files.map(([name, onclick]) => make("button", { type: "button", className: "small", onclick }, `Save ${name}`)));
   try {
+    $("watch").textContent = watching(knobs.previews()).map(({ name, text }) => `${name}=${text}`).join(", ");
     const told = { fields: fields(current()), baseUrl: api.baseUrl(), keyed: !$("key-form").hidden };
     $("code").textContent = LANGUAGES[language](told);
   } catch (error) {
@@ -123,13 +133,14 @@ async function edit() {
   if (running) return;
   const { signal } = (running = new AbortController());
   problems.clear();
+  under(true);
   try {
     await inputs.ready();
+    signal.throwIfAborted();
     const photo = inputs.first;
     if (!photo) throw new knobs.Unsendable("images", "Add an image first");
     if (!$("prompt").value.trim()) throw new knobs.Unsendable("prompt", "Say what to change");
     const wanted = current();
-    under(true);
     progress.start(count(wanted), photo.url, aspect(wanted, photo));
     const masked = wanted.masked ? await mask.png() : null;
     await run({ ...wanted, mask: masked }, photo, signal);
@@ -154,18 +165,20 @@ async function run(wanted, photo, signal) {
   } finally {
     if (made.length) {
       const [width, height] = made[0].size.split("x").map(Number);
-      results.add(made, await cut(photo.blob, width, height), wanted.prompt);
+      // Without room to cut it, as it is: what is made is not to be lost for that.
+      const before = await cut(photo.blob, width, height).catch(() => photo.blob);
+      progress.end(); // first: what stood in their place is above them
+      results.add(made, before, wanted.prompt);
     }
   }
   if (made.length < count(wanted)) throw api.cutShort();
-  progress.end();
 }
 
 function failed(error, signal) {
   progress.end(signal.aborted ? "Cancelled" : "");
   if (signal.aborted) return;
   if (error instanceof knobs.Unsendable) problems.at(error.field, error.message);
-  else if (error.status === 401) askForKey();
+  else if (error.status === 401) askForKey(true);
   else if (error instanceof api.ApiError) problems.show(error);
   else problems.alert(error.message);
 }
@@ -209,8 +222,13 @@ function listenToForms() {
   $("edit-form").oninput = showRequest;
   $("edit-form").onchange = showRequest;
   $("cancel").onclick = () => running?.abort();
-  $("model").onchange = suit;
+  $("model").onchange = () => {
+    problems.clear();
+    suit();
+  };
   $("sample").onclick = useSample;
+  // What was said of an image or a model may not be true of another in its place.
+  $("inputs").addEventListener("click", problems.clear, { capture: true });
   // A browser leaves what is seen in part as it is.
   $("examples").addEventListener("focusin", ({ target }) => target.scrollIntoView({ block: "nearest", inline: "nearest" }));
   $("key-form").onsubmit = (event) => {
@@ -251,7 +269,10 @@ function listenToKeys() {
 }
 
 $("api_key").value = key();
-knobs.start(changed);
+knobs.start(() => {
+  problems.clear();
+  changed();
+});
 listenToForms();
 listenToKeys();
 arrivals.listen((files, made) => {

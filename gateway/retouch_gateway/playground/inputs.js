@@ -5,6 +5,8 @@ import { fit, read } from "./photo.js";
 
 /** @typedef {import("./photo.js").Photo} Photo */
 
+const SHORT = 300; // milliseconds of reading that need no words
+
 /** The list, and what is in it. */
 export class Inputs {
   /** @type {Photo[]} */
@@ -41,14 +43,20 @@ export class Inputs {
   add(files, { made = false, replace = false } = {}) {
     return this.#then(async () => {
       for (const file of files) {
-        const others = replace ? this.photos.slice(1) : this.photos;
+        const others = () => (replace ? this.photos.slice(1) : this.photos);
+        const told = setTimeout(() => ($("reading").textContent = `Reading ${file.name} …`), SHORT);
         try {
-          const photo = await read(file, new Set(others.map(({ name }) => name)), made);
+          const photo = await read(file, new Set(others().map(({ name }) => name)), made);
           await this.#fit(photo);
+          // Meanwhile some may have been removed.
+          const kept = others();
           if (replace) this.#drop(this.first);
-          this.photos = replace ? [photo, ...others] : [...others, photo];
+          this.photos = replace ? [photo, ...kept] : [...kept, photo];
         } catch (error) {
           this.failed(error.message);
+        } finally {
+          clearTimeout(told);
+          $("reading").textContent = "";
         }
       }
     });

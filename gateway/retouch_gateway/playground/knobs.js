@@ -20,8 +20,8 @@ export class Unsendable extends Error {
   }
 }
 
-/** Listen and set up, once. @param {() => void} changed a field other than the model was set */
-export function start(changed) {
+/** Listen and set up, once. @param {() => void} put all was put back */
+export function start(put) {
   $("size").onchange = () => {
     show("custom_size", $("size").value === CUSTOM);
     if ($("size").value === CUSTOM) $("custom_size").focus();
@@ -29,7 +29,7 @@ export function start(changed) {
   $("output_format").onchange = () => show("output_compression", $("output_format").value !== "png");
   $("reset").onclick = () => {
     reset();
-    changed();
+    put();
   };
   reset();
 }
@@ -56,12 +56,8 @@ export function suit(model) {
  * @returns {Field[]}
  */
 export function values() {
-  const text = (name) => ($(name).closest(".field").hidden ? "" : $(name).value.trim());
   const field = (name, value = text(name), bare = false) => (value ? [{ name, text: value, bare }] : []);
-  const number = (name) => {
-    if ($(name).validity.badInput) throw new Unsendable(name, "must be a number");
-    return field(name, numeric(text(name)), true);
-  };
+  const number = (name) => field(name, numeric(name), true);
   const format = text("output_format");
   const seed = text("seed").replace(/^0+(?=\d)/, "");
   return [
@@ -75,14 +71,14 @@ export function values() {
     ...field("seed", seed, /^\d+$/.test(seed)),
     ...field("output_format", format === "png" ? "" : format),
     ...number("output_compression"),
-    ...($("kontext_max_mode").checked ? field("kontext_max_mode", "true", true) : []),
+    ...field("kontext_max_mode", $("kontext_max_mode").checked && text("kontext_max_mode"), true),
   ];
 }
 
-/** How many previews of each image are wanted: what is set, else what the placeholder says. */
+/** How many previews of each image are wanted: what is set, else what the placeholder says. Throws Unsendable. */
 export function previews() {
-  const { value, placeholder } = $("partial_images");
-  return $("partial_images").closest(".field").hidden ? "0" : value || placeholder;
+  if (hidden("partial_images")) return "0";
+  return numeric("partial_images") || $("partial_images").placeholder;
 }
 
 /** Set the seed, where it can be seen. @param {string} seed */
@@ -93,8 +89,16 @@ export function useSeed(seed) {
   $("seed").focus();
 }
 
-/** As JSON writes it; what is no number is left for the gateway to refuse. */
-const numeric = (text) => (text && Number.isFinite(Number(text)) ? String(Number(text)) : text);
+const hidden = (name) => $(name).closest(".field").hidden;
+
+/** What is hidden counts as empty. */
+const text = (name) => (hidden(name) ? "" : $(name).value.trim());
+
+/** As JSON writes it. */
+function numeric(name) {
+  if (!hidden(name) && $(name).validity.badInput) throw new Unsendable(name, "must be a number");
+  return text(name) && String(Number(text(name)));
+}
 
 function sizeText() {
   const chosen = $("size").value;

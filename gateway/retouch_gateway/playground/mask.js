@@ -130,7 +130,8 @@ export class MaskEditor {
     canvas.onpointerleave = () => ($("brush").hidden = document.activeElement !== canvas);
     canvas.onfocus = () => this.#showBrush();
     canvas.onblur = () => {
-      this.#do(() => strokes.end());
+      // Only then: what is pressed to blur it must not be made anew under the pointer.
+      if (strokes.underWay) this.#do(() => strokes.end());
       $("brush").hidden = true;
     };
     canvas.onkeyup = (event) => {

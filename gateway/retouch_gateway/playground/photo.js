@@ -6,7 +6,8 @@ import { bytes } from "./dom.js";
 const MAX_PIXELS = 50_000_000;
 const CANVAS_PIXELS = 16_777_216;
 const QUALITY = 0.92;
-const EXTENSIONS = { "image/png": "png", "image/jpeg": "jpg", "image/webp": "webp" };
+/** What is taken as it is, and how files of it are named. */
+export const EXTENSIONS = { "image/png": "png", "image/jpeg": "jpg", "image/webp": "webp" };
 
 /**
  * `name` tells it apart from the others; `size` is how it is shown, upright. What is sent is `blob`, under the name `sent`
@@ -132,7 +133,7 @@ async function kind(file) {
   if (text.startsWith("\xff\xd8\xff")) return "image/jpeg";
   if (text.startsWith("RIFF") && text.endsWith("WEBP")) return "image/webp";
   if (/^....ftyp(hei|hev|mif1|msf1)/s.test(text)) return "image/heic";
-  return file.type === "image/svg+xml" ? "" : file.type;
+  return /^image\/(?!svg)/.test(file.type) ? file.type : "";
 }
 
 /** A name fit for a disk and a command line. */

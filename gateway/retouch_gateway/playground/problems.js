@@ -6,13 +6,15 @@ import { $, make } from "./dom.js";
 const FIELD = /^([a-z_]+)(?:\[(\d+)\])?(?:\.\w+)?: (.*)$/s;
 const NEXT = /; (?=[a-z_]+(?:\[\d+\])?(?:\.\w+)?: )/;
 
+/** What stands at which control. @type {Map<HTMLElement, HTMLElement>} */
+const errors = new Map();
 let countdown = 0;
 
 /** Forget what was shown. */
 export function clear() {
   clearInterval(countdown);
   $("alert").replaceChildren();
-  for (const told of document.querySelectorAll(".error")) remove(told);
+  for (const [control, told] of errors) remove(control, told);
 }
 
 /**
@@ -46,33 +48,40 @@ export function at(name, text, index, focus = true) {
   const place = (index !== undefined && $(`input-${index}`)) || control.closest(".field, .mask-editor") || control.parentElement;
   control.closest("details")?.setAttribute("open", "");
   if (!control.checkVisibility()) return false;
-  const id = `error-${control.id}`;
-  $(id)?.remove();
-  const told = make("p", { id, className: "error" }, text);
+  if (errors.has(control)) remove(control, errors.get(control));
+  const told = make("p", { id: `error-${control.id}`, className: "error" }, text);
+  errors.set(control, told);
   place.append(told);
   control.setAttribute("aria-invalid", "true");
-  const described = (control.getAttribute("aria-describedby") ?? "").split(" ").filter((other) => other && other !== id);
-  control.setAttribute("aria-describedby", [...described, id].join(" "));
-  if (focus) control.focus();
-  for (const event of ["input", "change", "pointerup"]) control.addEventListener(event, () => remove(told), { once: true });
+  control.setAttribute("aria-describedby", [...described(control), told.id].join(" "));
+  if (focus) {
+    control.focus();
+    told.scrollIntoView({ block: "nearest" }); // a canvas or a list may be taller than the window
+  }
+  // Not at a mere click into a field: who goes there to mend it is still to read it.
+  const mended = control.matches("button, canvas") ? "pointerup" : "input";
+  control.addEventListener(mended, () => remove(control, told), { once: true });
   return true;
 }
 
 /**
  * Show what concerns no field, and when it is worth trying again.
  * @param {string} message @param {number} [seconds]
+ * @param {boolean} [itself] whether the page is going to do that
  */
-export function alert(message, seconds = 0) {
+export function alert(message, seconds = 0, itself = false) {
   clearInterval(countdown);
-  const told = $("alert").firstChild?.textContent === message ? $("alert").firstChild : make("span", {}, message);
-  $("alert").replaceChildren(told);
+  const [told, counted] = $("alert").children;
+  counted?.remove();
+  // Told once: who listens is not to hear it at each try, nor each second.
+  if (told?.textContent !== message) $("alert").replaceChildren(make("span", {}, message));
   if (!seconds) return;
-  // Told once: who listens is not to hear each second.
   const left = make("span", { role: "timer", "aria-live": "off" });
   const until = Date.now() + seconds * 1000;
   const tell = () => {
     const rest = Math.ceil((until - Date.now()) / 1000);
-    left.textContent = rest > 0 ? ` Try again in ${rest} s.` : " Try again now.";
+    const words = itself ? [" The page tries again", "."] : [" Try again", " now."];
+    left.textContent = words[0] + (rest > 0 ? ` in ${rest} s.` : words[1]);
     if (rest <= 0) clearInterval(countdown);
   };
   tell();
@@ -87,11 +96,14 @@ function controlOf(name) {
   return $(name)?.closest(".field") ? $(name) : null;
 }
 
-function remove(told) {
+const described = (control) => (control.getAttribute("aria-describedby") ?? "").split(" ").filter(Boolean);
+
+function remove(control, told) {
+  if (errors.get(control) !== told) return; // another took its place
+  errors.delete(control);
   told.remove();
-  const control = $(told.id.replace("error-", ""));
   control.removeAttribute("aria-invalid");
-  const others = (control.getAttribute("aria-describedby") ?? "").split(" ").filter((id) => id !== told.id);
-  if (others.join("")) control.setAttribute("aria-describedby", others.join(" "));
+  const others = described(control).filter((id) => id !== told.id);
+  if (others.length) control.setAttribute("aria-describedby", others.join(" "));
   else control.removeAttribute("aria-describedby");
 }

@@ -2,12 +2,12 @@
 
 import { now } from "./api.js";
 import { $, copy, make } from "./dom.js";
+import { EXTENSIONS } from "./photo.js";
 
 const MOST = 40;
-const EXTENSIONS = { png: "png", jpeg: "jpg", webp: "webp" };
 
 /**
- * @typedef {{size: string, format: string, seed: string, url: string | undefined, expiresAt: number, blob: Blob,
+ * @typedef {{size: string, seed: string, url: string | undefined, expiresAt: number, blob: Blob,
  *   warning: string | undefined}} Made
  */
 
@@ -37,9 +37,9 @@ export class Results {
   }
 
   #result(made, before, prompt) {
-    const { blob, seed, format, url, warning } = made;
+    const { blob, seed, url, warning } = made;
     const urls = [URL.createObjectURL(before), URL.createObjectURL(blob)];
-    const name = `retouch-${seed}.${EXTENSIONS[format]}`;
+    const name = `retouch-${seed}.${EXTENSIONS[blob.type]}`;
     const button = (text, onclick, more = {}) => make("button", { type: "button", className: "small", onclick, ...more }, text);
     const link = (text, given) => make("a", { className: "button small", ...given }, text);
     const hosted = url ? [

@@ -48,6 +48,10 @@ export class Strokes {
     this.#paint(this.#under, from);
   }
 
+  get underWay() {
+    return this.#under !== null;
+  }
+
   end() {
     if (this.#under) this.#keep(this.#under);
     this.#under = null;
