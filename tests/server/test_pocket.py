@@ -2,49 +2,25 @@
 
 from __future__ import annotations
 
-import importlib.resources
 import random
+import re
 import subprocess
 import sys
+from functools import cache
 from typing import Any
 
 import pytest
 import torch
 from diffusers import DiffusionPipeline, StableDiffusionInstructPix2PixPipeline
-from PIL import Image
 from torch import Tensor
 
 from retouch_server.pocket import MODEL_DIR, data, edits, evaluate, phrases
+from retouch_server.pocket.filters import Frame, Weather
 
-# By how many dB the result must at least be nearer to the true edit than the untouched photo is,
-# in the worse of the wordings. Blur and what follows are of a neighbourhood, and harder to learn.
-GAINS = {
-    "invert": 20.0,
-    "brighter": 8.0,
-    "darker": 15.0,
-    "contrast": 8.0,
-    "saturate": 8.0,
-    "desaturate": 12.0,
-    "warm": 9.0,
-    "cool": 12.0,
-    "sunset": 12.0,
-    "night": 15.0,
-    "fog": 9.0,
-    "vignette": 10.0,
-    "red": 12.0,
-    "blue": 15.0,
-    "yellow": 12.0,
-    "purple": 12.0,
-    "orange": 12.0,
-    "pink": 12.0,
-    "cyan": 15.0,
-    "blur": 4.0,
-    "sharpen": 2.0,
-    "sketch": 3.0,
-    "pixelate": 5.0,
-}
-UNCHANGED_DB = 32.0
-NOTHING_TO_DO = ("", "don't do anything to the picture", "add a dog", "put a hat on her")
+# By how many dB the result must at least be nearer to the true edit than the untouched photo is, on the average
+# of photos and wordings; and how far below the card's table it may be, which was made on another machine.
+LEAST_GAIN = 4.0
+CARD_TOLERANCE = 1.0
 
 
 @pytest.fixture(scope="module")
@@ -55,14 +31,30 @@ def pipeline() -> Any:
 @pytest.fixture(scope="module")
 def photo() -> Tensor:
     """A portrait held out of training, [3, 128, 128] in 0..1."""
-    with importlib.resources.files("retouch_cli").joinpath("sample.jpg").open("rb") as file:
-        return data.square(data.to_tensor(Image.open(file)), 128)
+    return data.square(data.held_out("astronaut"), 128)
+
+
+@pytest.fixture(scope="module")
+def rows(pipeline: Any) -> dict[str, evaluate.Row]:
+    photos = [data.square(data.held_out(name), evaluate.SIZE) for name in data.HELD_OUT]
+    return {row.asked: row for row in evaluate.evaluate(pipeline, photos)}
+
+
+@cache
+def card() -> dict[str, tuple[float, float | None]]:
+    """asked -> result and unchanged, in dB, as the table in the model card has them."""
+    text = (MODEL_DIR / "README.md").read_text("utf-8")
+    found = re.findall(r"^\| (.+) \| ([\d.]+) \| ([\d.]*) \| [-+\d.]* \|$", text, re.MULTILINE)
+    return {
+        asked: (float(result), float(floor) if floor else None) for asked, result, floor in found
+    }
 
 
 def test_loads_as_any_pipeline_does() -> None:
     pipe = DiffusionPipeline.from_pretrained(MODEL_DIR, use_safetensors=True)
     assert type(pipe) is StableDiffusionInstructPix2PixPipeline
     assert pipe.vae_scale_factor == 2
+    assert pipe.unet.dtype == pipe.text_encoder.dtype == torch.float32
 
 
 def test_weights_fit_in_the_repository() -> None:
@@ -70,62 +62,65 @@ def test_weights_fit_in_the_repository() -> None:
     assert not list(MODEL_DIR.rglob("*.bin"))
 
 
-@pytest.mark.parametrize("edit", GAINS)
-def test_follows_wording_it_never_saw(pipeline: Any, photo: Tensor, edit: str) -> None:
-    target = edits.apply(edit, photo)
-    results = evaluate.edit(pipeline, photo, list(evaluate.WORDINGS[edit]))
-    gains = [evaluate.psnr(result, target) - evaluate.psnr(photo, target) for result in results]
-    assert min(gains) > GAINS[edit], gains
+def test_the_card_has_the_whole_table() -> None:
+    asked = {*edits.NAMES, *(f'"{prompt}"' for prompt in evaluate.SEVERAL), "nothing it can do"}
+    assert set(card()) == asked
 
 
-@pytest.mark.parametrize(
-    ("edit", "prompt"),
-    [
-        ("grayscale", "I'd like this as a black & white photograph"),
-        ("sepia", "that old sepia look"),
-    ],
-)
-def test_loses_the_colours(pipeline: Any, photo: Tensor, edit: str, prompt: str) -> None:
-    target = edits.apply(edit, photo)
-    result = evaluate.edit(pipeline, photo, [prompt])[0]
-    assert evaluate.psnr(result, target) > evaluate.psnr(photo, target) + 8.0
+@pytest.mark.timeout(900)  # the first one waits for the whole table
+@pytest.mark.parametrize("asked", [*edits.NAMES, *(f'"{p}"' for p in evaluate.SEVERAL)])
+def test_follows_wording_it_never_saw(rows: dict[str, evaluate.Row], asked: str) -> None:
+    result, unchanged = card()[asked]
+    assert rows[asked].unchanged == pytest.approx(unchanged, abs=0.1)
+    assert rows[asked].gain > LEAST_GAIN
+    assert rows[asked].result > result - CARD_TOLERANCE
 
 
-def test_slightly_goes_half_the_way(pipeline: Any, photo: Tensor) -> None:
-    prompts = ["make it darker", "make it slightly darker"]
-    dark, darkish = evaluate.edit(pipeline, photo, prompts)
-    assert dark.mean() + 0.03 < darkish.mean() < photo.mean() - 0.03
+def test_leaves_the_photo_when_it_can_do_nothing(rows: dict[str, evaluate.Row]) -> None:
+    assert rows["nothing it can do"].result > 50.0
+
+
+@pytest.mark.parametrize("prompt", evaluate.BEYOND)
+def test_is_not_set_off_by(pipeline: Any, photo: Tensor, prompt: str) -> None:
+    assert evaluate.psnr(evaluate.edit(pipeline, photo, [prompt], steps=1)[0], photo) > 50.0
+
+
+def test_degrees(pipeline: Any, photo: Tensor) -> None:
+    prompts = ["make it slightly darker", "make it darker", "make it much darker"]
+    darkish, dark, darkest = (x.mean() for x in evaluate.edit(pipeline, photo, prompts))
+    assert photo.mean() - 0.03 > darkish > dark + 0.03
+    assert dark > darkest + 0.03
 
 
 def test_held_out_wordings_are_not_of_the_grammar() -> None:
     rng = random.Random(0)
-    drawn = {phrases.draw(edit, rng).text for edit in edits.EDITS for _ in range(500)}
-    asked = {text.lower() for texts in evaluate.WORDINGS.values() for text in texts if text}
+    drawn = {phrases.draw([edit], rng).text for edit in edits.NAMES for _ in range(500)}
+    asked = {text.lower() for texts in evaluate.WORDINGS.values() for text in texts}
     assert not drawn & asked
 
 
-@pytest.mark.parametrize("prompt", NOTHING_TO_DO)
-def test_leaves_the_photo_when_there_is_nothing_to_do(
-    pipeline: Any, photo: Tensor, prompt: str
-) -> None:
-    assert evaluate.psnr(evaluate.edit(pipeline, photo, [prompt])[0], photo) > UNCHANGED_DB
-
-
 def test_the_seed_decides(pipeline: Any, photo: Tensor) -> None:
+    """Where the flakes fall; the same seed lets them fall there again."""
     first, again, other = (
-        evaluate.edit(pipeline, photo, ["make it night"], steps=2, seed=seed) for seed in (1, 1, 2)
+        evaluate.edit(pipeline, photo, ["let it snow"], steps=2, seed=seed)[0] for seed in (1, 1, 2)
     )
     assert torch.equal(first, again)
-    assert not torch.equal(first, other)
+    assert evaluate.psnr(first, other) < 25.0
 
 
-@pytest.mark.parametrize("guidance", [1.0, 2.0])
-def test_guidance(pipeline: Any, photo: Tensor, guidance: float) -> None:
-    """More guidance goes further from the photo."""
-    prompt = ["turn the afternoon into a moonlit night"]
-    result = evaluate.edit(pipeline, photo, prompt, guidance=guidance)[0]
-    assert result.mean() < photo.mean() - 0.1
-    assert torch.isfinite(result).all()
+@pytest.mark.parametrize("steps", [1, 2, 12])
+def test_steps(pipeline: Any, photo: Tensor, steps: int) -> None:
+    true = evaluate.target({"night": 1.0}, photo)
+    result = evaluate.edit(pipeline, photo, ["make it night"], steps=steps)[0]
+    assert evaluate.psnr(result, true) > evaluate.psnr(photo, true) + 10.0
+
+
+def test_guidance_goes_further_from_the_photo(pipeline: Any, photo: Tensor) -> None:
+    plain, more = (
+        evaluate.edit(pipeline, photo, ["make it darker"], guidance=g)[0] for g in (1.0, 1.5)
+    )
+    assert more.mean() < plain.mean() - 0.03
+    assert torch.isfinite(more).all()
 
 
 @pytest.mark.parametrize("size", [(64, 104), (136, 72)])
@@ -134,16 +129,41 @@ def test_takes_any_multiple_of_eight(pipeline: Any, size: tuple[int, int]) -> No
     assert evaluate.edit(pipeline, x, ["blur it"], steps=1).shape == (1, 3, *size)
 
 
+def test_an_edit_looks_the_same_at_every_size(pipeline: Any) -> None:
+    photo = data.held_out("astronaut")
+    small, large = (
+        evaluate.edit(pipeline, data.square(photo, side), ["add a vignette"], steps=2)[0]
+        for side in (128, 512)
+    )
+    assert evaluate.psnr(data.square(large, 128), small) > 25.0
+
+
 def test_every_edit_has_wordings_and_a_target() -> None:
-    x = torch.rand(2, 3, 32, 40)
-    rng = random.Random(0)
-    assert set(evaluate.WORDINGS) == {"", *edits.EDITS}
-    for edit in edits.EDITS:
-        target = edits.apply(edit, x)
-        assert target.shape == x.shape
-        assert target.min() >= 0
-        assert target.max() <= 1
-        assert all("{" not in phrases.draw(edit, rng).text for _ in range(200))
+    x, frame, rng = torch.rand(2, 3, 32, 40), Frame(32, 40), random.Random(0)
+    weather = Weather.of(torch.randn(2, 3, 32, 40), frame)
+    assert set(evaluate.WORDINGS) == set(edits.NAMES)
+    assert sorted(name for row in edits.RIVALS for name in row) == sorted(edits.NAMES)
+    for edit in edits.NAMES:
+        for amount in (edits.SLIGHTLY, edits.PLAINLY, edits.STRONGLY):
+            true = edits.apply({edit: amount}, x, frame, weather)
+            assert true.shape == x.shape
+            assert true.min() >= 0
+            assert true.max() <= 1
+        assert all("{" not in phrases.draw([edit], rng).text for _ in range(200))
+    assert all("{" not in phrases.draw([], rng, ["violin"]).text for _ in range(2000))
+
+
+def test_a_window_is_a_part_of_the_whole() -> None:
+    """What training sees of a picture is what the edit makes of that part, but for the borders."""
+    x, frame = torch.rand(3, 256, 256), Frame(256, 256)
+    weather = Weather.of(torch.randn(3, 256, 256), frame)
+    window = Frame(256, 256, top=96, left=64)
+    part = (slice(None), slice(96, 192), slice(64, 192))
+    cut = Weather(**{name: value[part] for name, value in vars(weather).items()})
+    for edit in set(edits.NAMES) - set(edits.TURNS):
+        whole = edits.apply({edit: 1.0}, x, frame, weather)[part]
+        alone = edits.apply({edit: 1.0}, x[part], window, cut)
+        assert torch.allclose(whole[:, 16:-16, 16:-16], alone[:, 16:-16, 16:-16], atol=1e-5), edit
 
 
 def test_the_package_is_light() -> None:

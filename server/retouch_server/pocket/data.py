@@ -14,6 +14,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
+from retouch_server.pocket.filters import Frame
+
 TRAINING_PHOTOS = (
     "sklearn/datasets/images/china.jpg",
     "skimage/data/rocket.jpg",
@@ -29,21 +31,27 @@ TRAINING_PHOTOS = (
     "skimage/data/microaneurysms.png",
 )
 WEIGHTS = (8, 3, 1, 1, 4, 3, 1, 1, 1, 1, 1, 0.5)  # by how much there is to see
-HELD_OUT_PHOTOS = (
-    "skimage/data/astronaut.png",
-    "skimage/data/chelsea.png",
-    "skimage/data/coffee.png",
-    "sklearn/datasets/images/flower.jpg",
-)
+HELD_OUT = ("astronaut", "chelsea", "coffee", "flower")
+PHOTOS_DIR = Path(__file__).parent / "photos"
+
+
+def package_folder(package: str) -> Path:
+    """Where an installed package is, without importing it. Raises ModuleNotFoundError."""
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError(f"{package} is needed to train pocket", name=package)
+    return Path(spec.origin).parent
 
 
 def photo(name: str) -> Tensor:
     """The picture at "package/path/in/it" as RGB."""
     package, _, path = name.partition("/")
-    spec = importlib.util.find_spec(package)
-    if spec is None or spec.origin is None:
-        raise ModuleNotFoundError(f"{package} is needed for {name}", name=package)
-    return to_tensor(Image.open(Path(spec.origin).parent / path))
+    return to_tensor(Image.open(package_folder(package) / path))
+
+
+def held_out(name: str) -> Tensor:
+    """One of HELD_OUT, square, 300 to 512 pixels a side."""
+    return to_tensor(Image.open(PHOTOS_DIR / f"{name}.jpg"))
 
 
 def to_tensor(image: Image.Image) -> Tensor:
@@ -77,6 +85,18 @@ class Pictures:
         self.procedural = [
             dead_leaves(160, random.Random(f"{seed}/{i}")) for i in range(procedural)
         ]
+
+    def window(self, size: int) -> Frame:
+        """Where a crop of so many pixels lies in a picture of any size: the crop is all of it, or a part."""
+        if self.rng.random() < 0.5:
+            return Frame(size, size)
+        side = round(size * 2 ** self.rng.uniform(0, 2.6))
+        height, width = side, round(side * self.rng.choice((1, 1, 4 / 3, 3 / 2, 16 / 9)))
+        if self.rng.random() < 0.4:
+            height, width = width, height
+        return Frame(
+            height, width, self.rng.randint(0, height - size), self.rng.randint(0, width - size)
+        )
 
     def crop(self, size: int) -> Tensor:
         """[3, size, size], flipped and recoloured at random."""

@@ -6,6 +6,7 @@ the grammar does not produce, beside the PSNR of the untouched input to that sam
 
 import argparse
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,17 @@ from typing import Any
 import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
+from torch.nn import functional
 
 import retouch_server.pocket
+from retouch_server.catalog import POCKET
 from retouch_server.pocket import data, edits
+from retouch_server.pocket.edits import PLAINLY, SLIGHTLY, STRONGLY
+from retouch_server.pocket.filters import Frame, Weather
 
-STEPS = 6
-GUIDANCE = 1.0
+STEPS = POCKET.defaults.num_inference_steps or 6
+GUIDANCE = POCKET.defaults.guidance_scale or 1.0
+SIZE = 128  # side of the square photos
 WORDINGS: dict[str, tuple[str, ...]] = {
     "grayscale": (
         "I'd like this as a black & white photograph",
@@ -78,17 +84,75 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "pop art, with very few colours",
     ),
     "pixelate": ("chunky pixels like an old 8-bit console", "pixelate the whole thing into blocks"),
-    "": ("", "can we have a trumpet lying by the teapot", "don't do anything to the picture"),
+    "mirror": ("show it the way a mirror would", "flip it so that left becomes right"),
+    "upside_down": (
+        "stand the whole picture on its head",
+        "flip the thing so the top is at the bottom",
+    ),
+    "glow": (
+        "a soft dreamy haze around all the lights",
+        "give it a fairytale glow",
+    ),
+    "thermal": (
+        "as though seen with a thermal imaging camera",
+        "heat-vision goggles, please",
+    ),
+    "cinematic": ("grade this like a Hollywood film", "that teal-and-orange movie style"),
+    "snow": ("snow is falling everywhere", "make it a snowy winter's day"),
+    "rain": ("it's pouring with rain", "as if caught in a rain shower"),
+    "grain": ("like it was shot on grainy old film", "sprinkle some film noise over this"),
+    "border": (
+        "put a plain white frame round the picture",
+        "I want a white border on all four sides",
+    ),
 }
+SEVERAL: dict[str, dict[str, float]] = {
+    "make it night and add snow": {"night": PLAINLY, "snow": PLAINLY},
+    "a black and white picture with dark corners": {"grayscale": PLAINLY, "vignette": PLAINLY},
+    "a cold, foggy morning": {"cool": PLAINLY, "fog": PLAINLY},
+    "pixelate it, then give it a purple tint": {"pixelate": PLAINLY, "purple": PLAINLY},
+    "slightly brighter and much warmer": {"brighter": SLIGHTLY, "warm": STRONGLY},
+    "a sepia photograph with lots of grain and a white frame": {
+        "sepia": PLAINLY, "grain": STRONGLY, "border": PLAINLY,
+    },
+    "mirror it and put it in the rain": {"mirror": PLAINLY, "rain": PLAINLY},
+    "increase the contrast a little and blur it": {"contrast": SLIGHTLY, "blur": PLAINLY},
+}  # fmt: skip
+BEYOND = (
+    "",
+    "don't do anything to the picture",
+    "can we have a trumpet lying by the teapot",
+    "put sunglasses on the dog",
+    "make the car red",
+    "she should wear a blue dress",
+    "write HAPPY BIRTHDAY across it",
+    "who painted the Mona Lisa?",
+    "take out the person on the left",
+    "swap the sky for a galaxy",
+    "make her hair longer",
+    "turn the cat into a tiger",
+    "add a second moon",
+    "please don't make it darker",
+    "give the man a moustache",
+    "a bowl of soup on the table",
+    "move the cup to the right",
+    "what is the capital of France?",
+    "remove the logo from the shirt",
+    "make the building taller",
+)
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: mean PSNR in dB. `edit` "" is: leave it as it is."""
+    """One line of the table: what is asked for; mean PSNR in dB of the result, and of the untouched photo."""
 
-    edit: str
+    asked: str
     result: float
-    unchanged: float
+    unchanged: float | None
+
+    @property
+    def gain(self) -> float:
+        return self.result - (self.unchanged or 0.0)
 
 
 def load(folder: Path) -> Any:
@@ -123,6 +187,16 @@ def edit(
     return torch.as_tensor(results)
 
 
+def target(amounts: Mapping[str, float], x: Tensor, seed: int = 0) -> Tensor:
+    """The true edit of a whole picture [3, H, W] with the noise that `edit` starts from."""
+    height, width = x.shape[-2:]
+    latents = torch.randn(
+        12, height // 2, width // 2, generator=torch.Generator().manual_seed(seed)
+    )
+    frame = Frame(height, width)
+    return edits.apply(amounts, x, frame, Weather.of(functional.pixel_shuffle(latents, 2), frame))
+
+
 def psnr(a: Tensor, b: Tensor) -> float:
     """dB between images in 0..1; at most 60."""
     return -10 * math.log10(max(float((a - b).square().mean()), 1e-6))
@@ -131,46 +205,52 @@ def psnr(a: Tensor, b: Tensor) -> float:
 def evaluate(
     pipeline: Any, photos: list[Tensor], steps: int = STEPS, guidance: float = GUIDANCE
 ) -> list[Row]:
+    """A row for each edit, for each of several in one, and the last for what is beyond its reach."""
+    tasks = [(name, {name: PLAINLY}, list(WORDINGS[name])) for name in edits.NAMES]
+    tasks += [(f'"{prompt}"', amounts, [prompt]) for prompt, amounts in SEVERAL.items()]
     rows = []
-    for name, prompts in WORDINGS.items():
+    for asked, amounts, prompts in tasks:
         scores, floors = [], []
         for x in photos:
-            target = edits.apply(name, x)
-            floors.append(psnr(x, target))
-            scores += [psnr(y, target) for y in edit(pipeline, x, list(prompts), steps, guidance)]
-        rows.append(Row(name, sum(scores) / len(scores), sum(floors) / len(floors)))
-    return rows
+            true = target(amounts, x)
+            floors.append(psnr(x, true))
+            scores += [psnr(y, true) for y in edit(pipeline, x, prompts, steps, guidance)]
+        rows.append(Row(asked, sum(scores) / len(scores), sum(floors) / len(floors)))
+    kept = [
+        psnr(y, x) for x in photos[:1] for y in edit(pipeline, x, list(BEYOND), steps, guidance)
+    ]
+    return [*rows, Row("nothing it can do", sum(kept) / len(kept), None)]
 
 
 def sheet(
     pipeline: Any, photos: list[Tensor], steps: int = STEPS, guidance: float = GUIDANCE
 ) -> Image.Image:
-    """A row per edit and wording: for each photo the result, then the target."""
+    """A row per instruction: for each photo the result, then the true edit."""
     size, height = photos[0].shape[-1], photos[0].shape[-1] + 12
-    asked = [(name, prompt) for name, prompts in WORDINGS.items() for prompt in prompts]
+    asked = [({name: PLAINLY}, prompt) for name in edits.NAMES for prompt in WORDINGS[name]]
+    asked += [(amounts, prompt) for prompt, amounts in SEVERAL.items()]
+    asked += [({}, prompt) for prompt in BEYOND]
     width = size * 2 * len(photos)
-    columns = 2
+    columns = 3
     lines = math.ceil(len(asked) / columns)
     canvas = Image.new("RGB", (columns * (width + 8), lines * height), "white")
     draw = ImageDraw.Draw(canvas)
-    for i, (name, prompt) in enumerate(asked):
+    for i, (amounts, prompt) in enumerate(asked):
         left, top = i // lines * (width + 8), i % lines * height
-        draw.text((left + 2, top), f"{name or 'none'}: {prompt}", "black")
+        draw.text((left + 2, top), f"{'+'.join(amounts) or 'none'}: {prompt}", "black")
         for k, x in enumerate(photos):
             result = edit(pipeline, x, [prompt], steps, guidance)[0]
-            pair = torch.cat([result, edits.apply(name, x)], dim=2)
+            pair = torch.cat([result, target(amounts, x)], dim=2)
             canvas.paste(data.to_image(pair), (left + 2 * k * size, top + 12))
     return canvas
 
 
 def table(rows: list[Row]) -> str:
-    lines = ["| edit | result, dB | unchanged, dB | gain |", "|---|---|---|---|"]
+    lines = ["| asked for | result, dB | unchanged, dB | gain |", "|---|---|---|---|"]
     for row in rows:
-        gain = f"{row.result - row.unchanged:+.1f}" if row.edit else ""
-        unchanged = f"{row.unchanged:.1f}" if row.edit else ""
-        lines.append(
-            f"| {row.edit or 'none (left as it is)'} | {row.result:.1f} | {unchanged} | {gain} |"
-        )
+        floor = "" if row.unchanged is None else f"{row.unchanged:.1f}"
+        gain = "" if row.unchanged is None else f"{row.gain:+.1f}"
+        lines.append(f"| {row.asked} | {row.result:.1f} | {floor} | {gain} |")
     return "\n".join(lines)
 
 
@@ -178,21 +258,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, default=retouch_server.pocket.MODEL_DIR)
     parser.add_argument(
-        "--sheet", type=Path, help="also write a contact sheet: results beside targets"
+        "--sheet", type=Path, help="also write a contact sheet: results beside the true edits"
     )
     parser.add_argument(
-        "--size", type=int, default=256, help="side of the square pictures, a multiple of 8"
+        "--size", type=int, default=SIZE, help="side of the photos, a multiple of 8 (%(default)s)"
     )
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--guidance", type=float, default=GUIDANCE)
     options = parser.parse_args()
     pipeline = load(options.model)
-    held_out = [data.photo(name) for name in data.HELD_OUT_PHOTOS]
-    photos = [data.square(x, options.size) for x in held_out]
+    photos = [data.square(data.held_out(name), options.size) for name in data.HELD_OUT]
     print(table(evaluate(pipeline, photos, options.steps, options.guidance)))
     if options.sheet:
-        small = [data.square(x, 128) for x in held_out[:3]]
-        sheet(pipeline, small, options.steps, options.guidance).save(options.sheet)
+        sheet(pipeline, photos[:2], options.steps, options.guidance).save(options.sheet)
 
 
 if __name__ == "__main__":

