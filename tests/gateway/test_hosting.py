@@ -120,7 +120,10 @@ async def test_a_picture(site: Site, extension: str) -> None:
     assert headers["content-type"] == MEDIA_TYPES[extension]
     assert headers["content-disposition"] == f'inline; filename="edit.{extension}"'
     assert headers["x-content-type-options"] == "nosniff"
-    assert headers["content-security-policy"] == "default-src 'none'; style-src 'unsafe-inline'; sandbox"
+    assert (
+        headers["content-security-policy"]
+        == "default-src 'none'; style-src 'unsafe-inline'; sandbox"
+    )
     assert headers["accept-ranges"] == "bytes"
     scope, age = headers["cache-control"].split(", max-age=")
     assert scope == "private"

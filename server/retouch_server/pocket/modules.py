@@ -29,6 +29,7 @@ INPUTS = (
 )  # the rest, the first guess, where, two copies, flakes and rain, clouds
 STEPS = 100  # of the noise schedule
 EARLIEST, LATEST = 750, 999  # the part of a common schedule of 1,000 steps that is used
+_FALLING = [NAMES.index(name) for name in ("snow", "snow", "rain", "border", "grain")]
 _ROWS = [[NAMES.index(name) for name in row] for row in RIVALS]
 _IN_ROWS = [i for row in _ROWS for i in row]
 _PLACES = [_IN_ROWS.index(i) for i in range(len(NAMES))]  # where among the rows each edit is
@@ -190,7 +191,10 @@ class PocketUNet(UNet2DConditionModel):  # type: ignore[misc]
         output = output + self.near(inputs, amounts, time)
         mixing, local, offset = output.split([MIX, OVER, self.config.out_channels], 1)
         shares = shares + functional.interpolate(local, scale_factor=2, mode="nearest")
-        *white, grain = (falling * shares).split(1, 1)
+        wanted = (amounts[:, _FALLING] > 0)[
+            :, :, None, None
+        ]  # nothing falls that was not asked for
+        *white, grain = (falling * shares * wanted).split(1, 1)
         edited = guess + asked * (
             mixed(image, copies, mixing)
             + functional.pixel_shuffle(offset, 2)
