@@ -57,6 +57,15 @@ def test_loads_as_any_pipeline_does() -> None:
     assert pipe.unet.dtype == pipe.text_encoder.dtype == torch.float32
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_runs_in_half_precision(pipeline: Any, photo: Tensor, dtype: torch.dtype) -> None:
+    half = DiffusionPipeline.from_pretrained(MODEL_DIR, torch_dtype=dtype, use_safetensors=True)
+    prompts = ["make it night and let it snow", "a pencil sketch with a white frame"]
+    whole, other = (evaluate.edit(pipe, photo, prompts) for pipe in (pipeline, half))
+    for one, another in zip(whole, other.float(), strict=True):
+        assert evaluate.psnr(one, another) > 40
+
+
 def test_weights_fit_in_the_repository() -> None:
     assert sum(path.stat().st_size for path in MODEL_DIR.rglob("*.safetensors")) <= 32 * 2**20
     assert not list(MODEL_DIR.rglob("*.bin"))

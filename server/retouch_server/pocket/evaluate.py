@@ -202,14 +202,18 @@ def psnr(a: Tensor, b: Tensor) -> float:
     return -10 * math.log10(max(float((a - b).square().mean()), 1e-6))
 
 
+def tasks() -> list[tuple[str, dict[str, float], list[str]]]:
+    """What the table asks for, how much of which edit that is, and in which words."""
+    each = [(name, {name: PLAINLY}, list(WORDINGS[name])) for name in edits.NAMES]
+    return each + [(f'"{prompt}"', amounts, [prompt]) for prompt, amounts in SEVERAL.items()]
+
+
 def evaluate(
     pipeline: Any, photos: list[Tensor], steps: int = STEPS, guidance: float = GUIDANCE
 ) -> list[Row]:
     """A row for each edit, for each of several in one, and the last for what is beyond its reach."""
-    tasks = [(name, {name: PLAINLY}, list(WORDINGS[name])) for name in edits.NAMES]
-    tasks += [(f'"{prompt}"', amounts, [prompt]) for prompt, amounts in SEVERAL.items()]
     rows = []
-    for asked, amounts, prompts in tasks:
+    for asked, amounts, prompts in tasks():
         scores, floors = [], []
         for x in photos:
             true = target(amounts, x)
@@ -227,8 +231,7 @@ def sheet(
 ) -> Image.Image:
     """A row per instruction: for each photo the result, then the true edit."""
     size, height = photos[0].shape[-1], photos[0].shape[-1] + 12
-    asked = [({name: PLAINLY}, prompt) for name in edits.NAMES for prompt in WORDINGS[name]]
-    asked += [(amounts, prompt) for prompt, amounts in SEVERAL.items()]
+    asked = [(amounts, prompt) for _, amounts, prompts in tasks() for prompt in prompts]
     asked += [({}, prompt) for prompt in BEYOND]
     width = size * 2 * len(photos)
     columns = 3

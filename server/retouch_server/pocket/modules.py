@@ -109,7 +109,8 @@ class Near(nn.Module):
     def forward(self, inputs: Tensor, amounts: Tensor, timestep: Tensor) -> Tensor:
         """[B, C, h, w], amounts [B, edits], timestep [B] -> [B, out, h, w]."""
         time = timestep.to(inputs.dtype)[:, None] / 1000
-        turns = time * (pi * torch.arange(1, self.WAVES + 1, device=time.device) / 2)
+        waves = torch.arange(1, self.WAVES + 1, device=time.device, dtype=time.dtype)
+        turns = time * waves * (pi / 2)
         steer = self.steer(torch.cat([amounts, turns.sin(), turns.cos()], 1))
         scale, shift, again, further = steer[:, :, None, None].chunk(4, 1)
         hidden = functional.silu(self.first(inputs) * (1 + scale) + shift)
@@ -173,10 +174,11 @@ class PocketUNet(UNet2DConditionModel):  # type: ignore[misc]
         guess = image + asked * (mixed(image, copies, mixing) + add)
 
         time = torch.as_tensor(timestep, device=sample.device).expand(len(sample))
-        signal = self.signal.to(sample.dtype)[time.long()][:, None, None, None]
+        signal = self.signal[time.long()][:, None, None, None]
+        clean, noise = (x.sqrt().to(sample.dtype) for x in (signal, 1 - signal))
         time = EARLIEST + time * ((LATEST - EARLIEST) / (STEPS - 1))
-        rest = noisy - signal.sqrt() * guess
-        falling, clouds = fallen(rest / (1 - signal).sqrt().clamp(min=0.02), amounts, frame)
+        rest = noisy - clean * guess
+        falling, clouds = fallen(rest / noise.clamp(min=0.02), amounts, frame)
 
         inputs = torch.cat(
             [
@@ -286,10 +288,11 @@ def build_scheduler() -> DDIMScheduler:
         beta_end=0.012,
         rescale_betas_zero_snr=True,
     )
-    places = torch.linspace(EARLIEST, LATEST, STEPS).round().long()
+    # Types are named: while diffusers loads a model, what has none is in the model's, such as bfloat16.
+    places = torch.linspace(EARLIEST, LATEST, STEPS, dtype=torch.float64).round().long()
     signal = whole.alphas_cumprod[places].double()
     signal[0] = 1 - 1e-7  # where 100 / steps is no integer, DDIM ends here: no noise is left
-    betas = 1 - signal / torch.cat([torch.ones(1), signal[:-1]])
+    betas = 1 - signal / torch.cat([torch.ones_like(signal[:1]), signal[:-1]])
     return DDIMScheduler(
         num_train_timesteps=STEPS,
         trained_betas=[round(beta, 9) for beta in betas.tolist()],

@@ -41,7 +41,6 @@ from retouch_server.pocket.modules import (
     build_scheduler,
 )
 
-BATCH = 16
 PEAK_RATE = 1.5e-3
 EMA = 0.998
 CHECKPOINT_SECONDS = 120
@@ -162,15 +161,19 @@ def asked(rng: random.Random) -> dict[str, float]:
     }
 
 
-def crop_size(progress: float, rng: random.Random) -> int:
-    """Small crops first: most edits are of one pixel, and small is quick."""
-    weights = (8, 2, 0) if progress < 0.6 else (3, 5, 2)
-    return rng.choices((64, 96, 160), weights)[0]
+def crops(progress: float, rng: random.Random) -> tuple[int, int]:
+    """The side of a step's crops, in pixels, and how many of them.
+
+    Small ones first: most edits are of one pixel, and small is quick. Large ones last: what the network makes of
+    the whole picture depends on how much of it there is.
+    """
+    weights = (8, 2, 0, 0) if progress < 0.5 else (2, 4, 4, 0) if progress < 0.75 else (1, 2, 3, 4)
+    return rng.choices(((64, 16), (96, 16), (160, 8), (256, 4)), weights)[0]
 
 
-def timesteps(rng: random.Random) -> Tensor:
-    """[BATCH] of 1..99; the first of an edit, 99, more often: there it is decided what the result will be."""
-    drawn = [STEPS - 1 if rng.random() < 0.3 else rng.randrange(1, STEPS) for _ in range(BATCH)]
+def timesteps(count: int, rng: random.Random) -> Tensor:
+    """[count] of 1..99; the first of an edit, 99, more often: there it is decided what the result will be."""
+    drawn = [STEPS - 1 if rng.random() < 0.3 else rng.randrange(1, STEPS) for _ in range(count)]
     return torch.tensor(drawn)
 
 
@@ -195,9 +198,9 @@ def loss_of(predicted: Tensor, target: Tensor, progress: float) -> Tensor:
 
 def train_step(state: State, pictures: Pictures, alphas: Tensor, progress: float) -> float:
     rng = pictures.rng
-    size = crop_size(progress, rng)
+    size, count = crops(progress, rng)
     frame = pictures.window(size)
-    batch = [asked(rng) for _ in range(BATCH)]
+    batch = [asked(rng) for _ in range(count)]
     before = torch.stack([pictures.crop(size) for _ in batch])
     noise = torch.randn_like(before)
     after = torch.stack(
@@ -209,7 +212,7 @@ def train_step(state: State, pictures: Pictures, alphas: Tensor, progress: float
     image, target, start = (
         functional.pixel_unshuffle(x, 2) for x in (2 * before - 1, 2 * after - 1, noise)
     )
-    t = timesteps(rng)
+    t = timesteps(count, rng)
     alpha = alphas[t][:, None, None, None]
     amounts = torch.tensor([[a.get(name, 0.0) for name in edits.NAMES] for a in batch])
     reached = target
@@ -217,7 +220,7 @@ def train_step(state: State, pictures: Pictures, alphas: Tensor, progress: float
         with torch.no_grad():
             first = torch.full_like(t, STEPS - 1)
             own = state.unet.edited(torch.cat([start, image], 1), first, amounts, frame)
-        far = torch.rand(BATCH, 1, 1, 1)
+        far = torch.rand(count, 1, 1, 1)
         reached = torch.lerp(target, own.clamp(-1, 1), far.sqrt())
     noisy = alpha.sqrt() * reached + (1 - alpha).sqrt() * start
     predicted = state.unet.edited(torch.cat([noisy, image], 1), t, amounts, frame)
