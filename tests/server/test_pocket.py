@@ -6,7 +6,8 @@ import random
 import re
 import subprocess
 import sys
-from functools import cache
+from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,8 +15,9 @@ import torch
 from diffusers import DiffusionPipeline, StableDiffusionInstructPix2PixPipeline
 from torch import Tensor
 
-from retouch_server.pocket import MODEL_DIR, data, edits, evaluate, phrases
+from retouch_server.pocket import MODEL_DIR, checkpoint, data, edits, evaluate, phrases, train
 from retouch_server.pocket.filters import Frame, Weather
+from retouch_server.pocket.modules import PocketUNet
 
 # By how many dB the result must at least be nearer to the true edit than the untouched photo is, on the average
 # of photos and wordings; and how far below the card's table it may be, which was made on another machine.
@@ -173,6 +175,31 @@ def test_a_window_is_a_part_of_the_whole() -> None:
         whole = edits.apply({edit: 1.0}, x, frame, weather)[part]
         alone = edits.apply({edit: 1.0}, x[part], window, cut)
         assert torch.allclose(whole[:, 16:-16, 16:-16], alone[:, 16:-16, 16:-16], atol=1e-5), edit
+
+
+def test_training_goes_on_from_its_checkpoint_and_ends_in_a_folder(
+    pipeline: Any, photo: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the photos that are here: those that it is trained on come from packages that nothing else needs."""
+    monkeypatch.setattr(data, "TRAINING_PHOTOS", data.HELD_OUT)
+    monkeypatch.setattr(data, "WEIGHTS", (1,) * len(data.HELD_OUT))
+    monkeypatch.setattr(data, "photo", data.held_out)
+    monkeypatch.setattr(train, "Pictures", partial(data.Pictures, procedural=4))
+
+    def trained(minutes: float) -> tuple[PocketUNet, dict[str, Any]]:
+        unet = train.train_unet(minutes, tmp_path, seed=0)
+        return unet, torch.load(tmp_path / "unet.pt", weights_only=True)
+
+    _, first = trained(0.01)
+    unet, second = trained(first["seconds"] / 60 + 0.01)
+    assert 1 <= first["step"] < second["step"]
+    unet.instruction.load_state_dict(pipeline.unet.instruction.state_dict())
+    checkpoint.export(unet, pipeline.text_encoder, pipeline.tokenizer, tmp_path / "pipeline")
+    made = evaluate.load(tmp_path / "pipeline")
+    night, kept = evaluate.edit(made, photo, ["make it night", "remove the logo from the shirt"])
+    assert night.isfinite().all()
+    assert not torch.equal(night, kept)
+    assert (kept - photo).abs().max() < 1e-5
 
 
 def test_the_package_is_light() -> None:
