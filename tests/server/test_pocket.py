@@ -199,7 +199,7 @@ def test_training_goes_on_from_its_checkpoint_and_ends_in_a_folder(
     night, kept = evaluate.edit(made, photo, ["make it night", "remove the logo from the shirt"])
     assert night.isfinite().all()
     assert not torch.equal(night, kept)
-    assert (kept - photo).abs().max() < 1e-5
+    assert (kept - photo).abs().max() < 0.5 / 255
 
 
 def test_the_package_is_light() -> None:
