@@ -224,12 +224,14 @@ def _off_topic(rng: random.Random, strange: Sequence[str]) -> str:
     while "{word}" in text:
         text = text.replace("{word}", rng.choice(strange or words["things"]), 1)
     colour = rng.choice(grammar["colours"][rng.choice(list(TINTS))])
+
+    def thing() -> str:
+        return str(rng.choice(strange if strange and rng.random() < 0.4 else words["things"]))
+
     slots = {
         "{do}": _part(rng.choice(NAMES), rng).text,
-        "{thing}": rng.choice(strange)
-        if strange and rng.random() < 0.4
-        else rng.choice(words["things"]),
-        "{other}": rng.choice(words["things"]),
+        "{thing}": thing(),
+        "{other}": thing(),
         "{place}": rng.choice(words["places"]),
         "{colour}": colour,
     }
