@@ -8,45 +8,17 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import Any
-from urllib.parse import quote
-
-import httpx
 
 from retouch_cli import edit_options, outputs, photos
-from retouch_cli.client import EDITS
-from retouch_cli.errors import Failure, Refused, WrongCommandLine, plain
+from retouch_cli.errors import Failure, WrongCommandLine, plain
 from retouch_cli.gateway import Gateway
-from retouch_cli.models import MODELS
-from retouch_cli.photos import STDIN, Photo
-from retouch_cli.progress import Watcher, watching
-from retouch_cli.session import NONSENSE, Session, session
-from retouch_cli.stream import SPENT, Picture, events
-
-# What every gateway takes unless its operator says otherwise; above it, it is asked before the picture is sent.
-USUAL_BYTES = 4 * 2**20
-
-
-@dataclass(frozen=True)
-class Edit:
-    """What is sent: the photos in order, the mask, and the API's other fields by name, as a form has them."""
-
-    photos: Sequence[Photo]
-    mask: Photo | None
-    fields: Mapping[str, str]
-    n: int
-
-    @property
-    def files(self) -> list[tuple[str, tuple[str, Any]]]:
-        """The form's files. Names are left out: what a file is called here is nobody's business."""
-        files = [("image[]", ("photo", photo.file)) for photo in self.photos]
-        return [*files, ("mask", ("mask", self.mask.file))] if self.mask else files
-
-    @property
-    def pictures(self) -> list[Photo]:
-        return [*self.photos, self.mask] if self.mask else [*self.photos]
+from retouch_cli.outputs import Output
+from retouch_cli.photos import STDIN
+from retouch_cli.progress import watching
+from retouch_cli.request import Edit, send
+from retouch_cli.stream import SPENT, Picture
 
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -71,8 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
     output.check(arguments.seed)
     gateway = Gateway.of(arguments, os.environ)
     asked = {"prompt": prompt, "output_format": output.format, **fields(arguments)}
-    if any(not is_text(value) for value in asked.values()):
-        raise WrongCommandLine("the prompt, or another word, is not text in UTF-8")
+    made: list[Picture] = []
     with exit_on_sigterm(), contextlib.ExitStack() as files:
         given = [files.enter_context(photos.opened(name)) for name in names]
         mask = files.enter_context(photos.opened(arguments.mask)) if arguments.mask else None
@@ -80,13 +51,16 @@ def run(arguments: argparse.Namespace) -> int:
         started = time.monotonic()
         try:
             with watching(edit.n, arguments.quiet) as watcher:
-                made = asyncio.run(send(edit, gateway, options(arguments, names), watcher))
+                asyncio.run(send(edit, gateway, options(arguments, names), watcher, made))
         except KeyboardInterrupt:
             tell("Cancelled", arguments.quiet)
             raise
+        except Failure as failure:
+            if made:
+                keep(made, output, arguments, failure)
+            raise
         seconds = time.monotonic() - started
-        saved = output.save([each.data for each in made], [each.seed for each in made])
-    report(arguments, made, saved, seconds)
+        report(made, save(made, output), seconds, arguments)
     return 0
 
 
@@ -117,11 +91,6 @@ def fields(arguments: argparse.Namespace) -> dict[str, str]:
     return {name: "true" if value is True else str(value) for name, value in said.items()}
 
 
-def is_text(word: str) -> bool:
-    """False where it came as bytes that are no UTF-8, which Python keeps as surrogates."""
-    return not any("\ud800" <= character <= "\udfff" for character in word)
-
-
 def options(arguments: argparse.Namespace, names: Sequence[str]) -> dict[str, str]:
     """What the user of the command line calls each field of the API."""
     own = {
@@ -133,72 +102,56 @@ def options(arguments: argparse.Namespace, names: Sequence[str]) -> dict[str, st
     return {**own, **images, "images": "PHOTO", "mask": "--mask", "prompt": prompt}
 
 
-async def send(
-    edit: Edit, gateway: Gateway, names: Mapping[str, str], watcher: Watcher
-) -> list[Picture]:
-    """All `n` images, in the order of their seeds. Raises Failure."""
-    made = []
-    async with session(gateway, names) as talk:
-        await check_sizes(edit, talk)
-        form = {"data": {**edit.fields, "stream": "true"}, "files": edit.files}
-        async with (
-            talk.answer("POST", EDITS, watcher.waiting, **form) as reply,
-            contextlib.aclosing(events(talk, reply)) as coming,
-        ):
-            try:
-                async for event in coming:
-                    watcher.event(event)
-                    if isinstance(event, Picture):
-                        made.append(event)
-            except httpx.HTTPError:
-                if len(made) < edit.n:  # else only the end is missing
-                    raise
-    if len(made) != edit.n:
-        raise Failure(f"{gateway.url} sent {len(made)} of {edit.n} images, and no word of why")
-    return made
+def save(made: Sequence[Picture], output: Output) -> list[str]:
+    return output.save([each.data for each in made], [each.seed for each in made])
 
 
-async def check_sizes(edit: Edit, talk: Session) -> None:
-    """Raises Refused where a picture is larger than the model takes: sending it would only take long."""
-    if all(picture.size <= USUAL_BYTES for picture in edit.pictures):
-        return
-    model = edit.fields.get("model")
-    said = await talk.json(f"{MODELS}/{quote(model, safe='')}" if model else MODELS)
-    try:
-        most = int((said if model else said["data"][0])["limits"]["max_image_bytes"])
-    except NONSENSE:
-        return  # another kind of gateway: it will say so itself
-    for picture in edit.pictures:
-        if picture.size > most:
-            fault = (
-                f"{photos.shown(picture.name)} has {picture.size} bytes; at most {most} are allowed"
-            )
-            raise Refused(fault, option=picture.name)
+def keep(
+    made: Sequence[Picture], output: Output, arguments: argparse.Namespace, failure: Failure
+) -> None:
+    """Saves what came before the failure: where nobody noted its seed, it cannot be had again."""
+    files = save(made, output)
+    failure.images = listed(made, files)
+    if not arguments.json:
+        tell(f"Kept {len(made)} of {arguments.n} images, {seeds(made)}", arguments.quiet)
+        name(files, arguments.quiet)
 
 
 def report(
-    arguments: argparse.Namespace, made: Sequence[Picture], files: Sequence[str], seconds: float
+    made: Sequence[Picture], files: Sequence[str], seconds: float, arguments: argparse.Namespace
 ) -> None:
     first = made[0]
-    if arguments.json:
-        images = [
-            {"file": file, "seed": picture.seed, "prompt": picture.prompt}
-            for file, picture in zip(files, made, strict=True)
-        ]
-        whole = {
-            "model": first.model,
-            "size": first.size,
-            "format": first.format,
-            "seconds": round(seconds, 3),
-            "usage": {name: sum(each.usage[name] for each in made) for name in SPENT},
-            "images": images,
-        }
-        print(json.dumps(whole, indent=2))
+    if not arguments.json:
+        told = f"{first.model} made {first.size} in {seconds:.1f} s, {seeds(made)}"
+        tell(told, arguments.quiet)
+        name(files, arguments.quiet)
         return
-    last = made[-1].seed
-    seeds = f"seed {last}" if len(made) == 1 else f"seeds {first.seed} to {last}"
-    tell(f"{first.model} made {first.size} in {seconds:.1f} s, {seeds}", arguments.quiet)
-    if files != [outputs.STDOUT] and not arguments.quiet:
+    whole = {
+        "model": first.model,
+        "size": first.size,
+        "format": first.format,
+        "seconds": round(seconds, 3),
+        "usage": {name: sum(each.usage[name] for each in made) for name in SPENT},
+        "images": listed(made, files),
+    }
+    print(json.dumps(whole, indent=2))
+
+
+def seeds(made: Sequence[Picture]) -> str:
+    first, last = made[0].seed, made[-1].seed
+    return f"seed {last}" if len(made) == 1 else f"seeds {first} to {last}"
+
+
+def listed(made: Sequence[Picture], files: Sequence[str]) -> list[dict[str, Any]]:
+    return [
+        {"file": file, "seed": picture.seed, "prompt": picture.prompt}
+        for file, picture in zip(files, made, strict=True)
+    ]
+
+
+def name(files: Sequence[str], quiet: bool) -> None:
+    """As bytes: a name may be no text in any encoding."""
+    if files != [outputs.STDOUT] and not quiet:
         for file in files:
             sys.stdout.buffer.write(os.fsencode(file) + b"\n")
 

@@ -35,13 +35,15 @@ results:
   their seeds; a name with {{index}} or {{seed}} in it says where these go. A file that is there is kept,
   and nothing is sent, unless --force is given: a result whose seed nobody noted cannot be had again.
   Files are there whole or not at all. Their names go to standard output, a line each; a summary with
-  the seeds goes to stderr.
+  the seeds goes to stderr. Images that came before an edit failed are kept, and it has failed all the
+  same; those of one that was cancelled are not.
 
 json:
   With --json standard output has one object instead: model, size, format, seconds, usage, and images,
   each with its file, seed and prompt as the model read it. A failure is one object too, {{"error":
-  {{"message", "exit", and where known "option", "http", "request_id"}}}}, beside the line on stderr. There
-  is none where the command line is wrong (2) or the command was stopped (130, 143).
+  {{"message", "exit", and where known "option", "http", "request_id"}}}}, beside the line on stderr, and
+  with images in it as above where some were kept. There is none where the command line is wrong (2)
+  or the command was stopped (130, 143).
 
 {gateway.ENVIRONMENT}
 exit status:

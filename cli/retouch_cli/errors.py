@@ -12,7 +12,10 @@ from typing import Any
 
 
 class Failure(Exception):
-    """`http`: the status that the gateway answered; `option`: what is to be mended, such as `--size`."""
+    """`http`: the status that the gateway answered; `option`: what is to be mended, such as `--size`.
+
+    `images`: what came of the edit before, and was saved, as `--json` lists it.
+    """
 
     status = 1
 
@@ -26,12 +29,14 @@ class Failure(Exception):
     ) -> None:
         super().__init__(message)
         self.http, self.option, self.request_id = http, option, request_id
+        self.images: list[dict[str, Any]] = []
 
     def as_json(self) -> dict[str, Any]:
         """For `--json`: what is not known is left out."""
         known = {"http": self.http, "option": self.option, "request_id": self.request_id}
         said = {name: value for name, value in known.items() if value is not None}
-        return {"error": {"message": str(self), "exit": self.status, **said}}
+        error = {"message": str(self), "exit": self.status, **said}
+        return {"error": error, **({"images": self.images} if self.images else {})}
 
 
 class WrongCommandLine(Failure):

@@ -28,11 +28,15 @@ environment:
 
 @dataclass(frozen=True)
 class Gateway:
-    """`url` without a slash at its end; `key` None where there is none; `seconds` a command may take in all."""
+    """`url` without a slash at its end; `key` None where there is none; `seconds` a command may take in all.
+
+    `here`: on this machine, where no proxy leads.
+    """
 
     url: str
     key: str | None
     seconds: float
+    here: bool
 
     @classmethod
     def of(cls, arguments: argparse.Namespace, environment: Mapping[str, str]) -> "Gateway":
@@ -45,20 +49,12 @@ class Gateway:
             key, whence = read_text(arguments.key_file).strip(), arguments.key_file
             if not key:
                 raise WrongCommandLine(f"--key-file: {whence} is empty")
-        return cls(address(url, where), usable_key(key, whence), arguments.timeout)
+        url = address(url, where)
+        return cls(url, usable_key(key, whence), arguments.timeout, is_loopback(url))
 
     @property
     def headers(self) -> dict[str, str]:
         return {"authorization": f"Bearer {self.key}"} if self.key else {}
-
-    @property
-    def here(self) -> bool:
-        """Whether it is on this machine, where no proxy leads."""
-        host = urlsplit(self.url).hostname or ""
-        try:
-            return ipaddress.ip_address(host).is_loopback
-        except ValueError:
-            return host == "localhost"
 
 
 def add_to(parser: argparse.ArgumentParser, seconds: float) -> None:
@@ -73,7 +69,7 @@ def add_to(parser: argparse.ArgumentParser, seconds: float) -> None:
     )
     group.add_argument(
         "--timeout",
-        type=_seconds,
+        type=duration,
         default=seconds,
         metavar="SECONDS",
         help="how long it may take in all, the wait for a busy gateway too (%(default)g)",
@@ -94,6 +90,14 @@ def address(url: str, where: str) -> str:
     return url.rstrip("/").removesuffix("/v1").rstrip("/")
 
 
+def is_loopback(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def usable_key(key: str, whence: str) -> str | None:
     """None for an empty one. Raises WrongCommandLine where it cannot go into a header."""
     if not re.fullmatch(r"[!-~]*", key):
@@ -101,7 +105,8 @@ def usable_key(key: str, whence: str) -> str | None:
     return key or None
 
 
-def _seconds(text: str) -> float:
+def duration(text: str) -> float:
+    """Seconds, as an option's value has them."""
     try:
         seconds = float(text)
     except ValueError:

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import datetime
 import fcntl
 import hashlib
 import os
@@ -20,6 +21,7 @@ ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _RATE = r"[1-9][0-9]{0,5}/(second|minute|hour|day)"
 RATES = re.compile(rf"{_RATE}(; ?{_RATE})*")
 MAX_CONCURRENCY = 1000
+_AHEAD = re.compile(r"([1-9][0-9]{0,4})([dh])")
 
 DESCRIPTION = """\
 Makes an API key: 256 random bits. The key itself is printed once, alone on stdout, and kept nowhere;
@@ -39,6 +41,7 @@ The key's owner puts it into RETOUCH_API_KEY, or into a file for --key-file, and
 examples:
   retouch key new ada --file keys.toml
   retouch key new batch --rate-limit '10/minute;1000/day' --concurrency 2 --file keys.toml
+  retouch key new guest --expires 90d --file keys.toml
   KEY=$(retouch key new ci --file keys.toml)
 
 To revoke a key, delete its entry. To replace one, make a second under another id first.
@@ -68,6 +71,12 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         help="edits it may have under way at once (the gateway's own)",
     )
     parser.add_argument(
+        "--expires",
+        type=_expiry,
+        metavar="WHEN",
+        help="when it ends, as 90d, 12h, 2027-03-01 (0:00 UTC) or a time with its offset (never)",
+    )
+    parser.add_argument(
         "--file",
         type=Path,
         help="add the entry here; made for its owner's eyes alone where there is none",
@@ -95,6 +104,23 @@ def _concurrency(text: str) -> int:
     return int(text)
 
 
+def _expiry(text: str) -> str:
+    """As TOML has it, in UTC."""
+    now = datetime.datetime.now(datetime.UTC)
+    try:
+        if ahead := _AHEAD.fullmatch(text):
+            when = now + datetime.timedelta(hours=int(ahead[1]) * (24 if ahead[2] == "d" else 1))
+        else:
+            when = datetime.datetime.fromisoformat(f"{text}T00:00Z" if len(text) == 10 else text)
+        if when > now:  # TypeError where it has no offset
+            return f"{when.astimezone(datetime.UTC):%Y-%m-%dT%H:%M:%SZ}"
+    except (OverflowError, TypeError, ValueError):
+        pass
+    raise argparse.ArgumentTypeError(
+        "must be ahead, and such as 90d, 12h, 2027-03-01 or 2027-03-01T12:00:00+01:00"
+    )
+
+
 def new(arguments: argparse.Namespace) -> int:
     secret = f"rt_{secrets.token_urlsafe(32)}"
     entry = as_toml(arguments, secret)
@@ -115,6 +141,8 @@ def as_toml(arguments: argparse.Namespace, secret: str) -> str:
         lines.append(f'rate_limit = "{arguments.rate_limit}"')
     if arguments.concurrency:
         lines.append(f"concurrency = {arguments.concurrency}")
+    if arguments.expires:
+        lines.append(f"expires = {arguments.expires}")
     return "\n".join(lines) + "\n"
 
 

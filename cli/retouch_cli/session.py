@@ -79,6 +79,11 @@ class Session:
             except (ValueError, RecursionError):
                 raise self.stranger(reply) from None
 
+    async def content(self, path: str) -> bytes:
+        """What a GET answers, to the end. Raises Failure."""
+        async with self.answer("GET", path) as reply:
+            return await reply.aread()
+
     def stranger(self, reply: httpx.Response) -> Failure:
         """What answers, and is no gateway; or a proxy before one, whose status says enough."""
         said = f"it answered {reply.status_code} {reply.reason_phrase}".strip()
@@ -92,13 +97,15 @@ class Session:
     def failure(self, http: int, error: Mapping[str, Any], request_id: str | None) -> Failure:
         """An error as the API says it, in the words of the command line."""
         kind = KINDS.get(http) or (Refused if http < 500 else Failure)
+        message = self._in_options(str(error["message"]))
         if http == 401:
-            message = f"{self.gateway.url} wants an API key: {KEY}, or a file by --key-file"
-            if self.gateway.key:
+            if not self.gateway.key:
+                message = f"{self.gateway.url} wants an API key: {KEY}, see --help"
+            elif "expired" not in message:
+                # Its own words would be that one is needed.
                 message = f"{self.gateway.url} does not know this API key"
             return kind(message, http=http, request_id=request_id)
         option = self._names.get(str(error.get("param")))
-        message = self._in_options(str(error["message"]))
         if option and not message.startswith(option):
             message = f"{option}: {message}"
         if http >= 500 and request_id:
@@ -147,7 +154,7 @@ async def session(gateway: Gateway, names: Mapping[str, str]) -> AsyncIterator[S
     """A session that ends with the gateway's time. Raises Failure for all that can go wrong on the way there."""
     talk = None
     try:
-        async with asyncio.timeout(gateway.seconds) as limit, _client(gateway) as client:
+        async with asyncio.timeout(gateway.seconds) as limit, http_client(gateway) as client:
             talk = Session(gateway, client, limit, names)
             yield talk
     except TimeoutError:
@@ -163,8 +170,11 @@ async def session(gateway: Gateway, names: Mapping[str, str]) -> AsyncIterator[S
         raise Failure(f"lost {gateway.url} before all was said: {reason(error)}") from error
 
 
-def _client(gateway: Gateway) -> httpx.AsyncClient:
-    """Certificates' authorities are the environment's, and proxies too where the gateway is elsewhere."""
+def http_client(gateway: Gateway) -> httpx.AsyncClient:
+    """Certificates' authorities are the environment's, and proxies too where the gateway is elsewhere.
+
+    Raises Failure where these are wrong.
+    """
     limits = httpx.Timeout(SILENCE_SECONDS, connect=CONNECT_SECONDS)
     try:
         return httpx.AsyncClient(

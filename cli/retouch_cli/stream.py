@@ -5,6 +5,7 @@ import json
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -34,9 +35,13 @@ class Step:
 
 @dataclass(frozen=True)
 class Picture:
-    """A finished image, encoded; `usage` is its share of input_images, output_images and steps."""
+    """A finished image, encoded; `usage` is its share of input_images, output_images and steps.
+
+    `url`: where the gateway hosts it, if that was asked for and it could.
+    """
 
     data: bytes
+    url: str | None
     seed: int
     size: str
     format: str
@@ -64,7 +69,7 @@ async def events(session: Session, reply: httpx.Response) -> AsyncGenerator[Even
                 request_id = reply.headers.get("x-request-id")
                 raise session.failure(int(error["code"]), error, request_id)
             elif field == b"data" and name == COMPLETED.encode():
-                yield _picture(json.loads(value))
+                yield await _picture(session, json.loads(value))
             elif not field and (event := _comment(value)):
                 yield event
         except NONSENSE as error:
@@ -92,9 +97,14 @@ def _comment(text: bytes) -> Event | None:
     return None  # such as keep-alive
 
 
-def _picture(said: dict[str, Any]) -> Picture:
+async def _picture(session: Session, said: dict[str, Any]) -> Picture:
+    if "b64_json" in said:
+        data = base64.b64decode(said["b64_json"], validate=True)
+    else:  # of this session's gateway: the public name that a URL has may not lead there from here
+        data = await session.content(f"/images/{urlsplit(said['url']).path.rpartition('/')[2]}")
     return Picture(
-        data=base64.b64decode(said["b64_json"], validate=True),
+        data=data,
+        url=said.get("url"),
         seed=int(said["seed"]),
         size=str(said["size"]),
         format=str(said["output_format"]),

@@ -14,11 +14,16 @@ from pathlib import Path
 
 import httpx
 
+from retouch_cli import photos
 from retouch_cli.addresses import Address, Addresses
-from retouch_cli.client import EDITS, Edited, as_curl, edit, message
+from retouch_cli.curl import as_curl
 from retouch_cli.errors import Failure
-from retouch_cli.gateway import KEY, Gateway, usable_key
+from retouch_cli.gateway import KEY, Gateway, duration, usable_key
 from retouch_cli.processes import Child, first_of
+from retouch_cli.progress import Watcher
+from retouch_cli.request import EDITS, Edit, send
+from retouch_cli.session import NONSENSE, http_client
+from retouch_cli.stream import Picture
 
 SAMPLE = Path(__file__).with_name("sample.jpg")
 PROMPT = "add a warm sunset"
@@ -52,6 +57,9 @@ exit status:
   0  stopped by Ctrl-C or SIGTERM
   1  something failed; one line on stderr says what
   2  the command line was wrong
+  3  the first edit was refused: its photo, its prompt
+  4  the gateway wants an API key, or another one
+  5  the gateway stayed too busy for the first edit
 
 examples:
   retouch up
@@ -80,7 +88,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     parser.add_argument("--prompt", default=PROMPT, help="how to edit it (%(default)s)")
     parser.add_argument(
         "--wait",
-        type=float,
+        type=duration,
         default=600.0,
         metavar="SECONDS",
         help="how long a model may take to load, download included (%(default)g)",
@@ -89,11 +97,14 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
 
 
 def run(arguments: argparse.Namespace) -> int:
-    return asyncio.run(up(arguments))
+    if arguments.no_edit:
+        return asyncio.run(up(arguments, None))
+    with photos.opened(str(arguments.photo)) as photo:
+        fields = {"prompt": arguments.prompt, "response_format": "url"}
+        return asyncio.run(up(arguments, Edit([photo], None, fields, 1)))
 
 
-async def up(arguments: argparse.Namespace) -> int:
-    photo = b"" if arguments.no_edit else read(arguments.photo)
+async def up(arguments: argparse.Namespace, edit: Edit | None) -> int:
     environment = dict(os.environ)
     if arguments.models is not None:
         environment["RETOUCH_SERVER_MODELS"] = arguments.models
@@ -104,19 +115,17 @@ async def up(arguments: argparse.Namespace) -> int:
         environment.setdefault(f"RETOUCH_{tier}_LOG_FORMAT", "text")
 
     key = usable_key(environment.get(KEY, ""), KEY)
-    rest = Gateway(addresses.rest.url, key, EDIT_SECONDS)
+    rest = Gateway(addresses.rest.url, key, EDIT_SECONDS, here=True)
     folder = writable_folder()
     server = Child("retouch-server", folder / "server.log")
     gateway = Child("retouch-gateway", folder / "gateway.log")
     asked = stop_on_signals(server, gateway)
 
     async def serve() -> None:
-        async with httpx.AsyncClient(
-            base_url=rest.url, headers=rest.headers, trust_env=False
-        ) as client:
+        async with http_client(rest) as client:
             await ready(client, arguments.wait)
-            if not arguments.no_edit:
-                await first_edit(client, arguments, photo, folder)
+            if edit:
+                await first_edit(edit, rest, folder)
             playground = await has_page(client)
         tell(addresses, folder, arguments.photo, playground)
         await asyncio.Event().wait()
@@ -168,24 +177,30 @@ async def ready(client: httpx.AsyncClient, seconds: float) -> None:
     raise Failure(f"not ready after {seconds:g} s: {why}")
 
 
-async def first_edit(
-    client: httpx.AsyncClient, arguments: argparse.Namespace, photo: bytes, folder: Path
-) -> None:
-    client.timeout = httpx.Timeout(EDIT_SECONDS)
+def message(reply: httpx.Response) -> str:
+    """Why the gateway is not ready, as it says itself."""
     try:
-        edited: Edited = await edit(client, photo, arguments.prompt)
-    except httpx.HTTPError as error:
-        raise Failure(f"the first edit failed: {type(error).__name__} {error}") from error
+        return str(reply.json()["error"]["message"])
+    except NONSENSE:
+        return f"it answered {reply.status_code}"
+
+
+async def first_edit(edit: Edit, gateway: Gateway, folder: Path) -> None:
+    photo, prompt = edit.photos[0].name, edit.fields["prompt"]
+    names = {"images[0]": photo, "images": "--photo", "prompt": "--prompt"}
+    made: list[Picture] = []
+    started = time.monotonic()
+    await send(edit, gateway, names, Watcher(), made)
+    seconds = time.monotonic() - started
     copy = folder / "edited.png"
     try:
-        copy.write_bytes(edited.data)
+        copy.write_bytes(made[0].data)
     except OSError as error:
         raise Failure(f"cannot write {copy}: {error.strerror}") from error
-    say(
-        f'Edited {arguments.photo.name}, "{arguments.prompt}", in {edited.seconds:.1f} s:\n'
-        f"  URL    {edited.url}\n"
-        f"  saved  {copy}"
-    )
+    say(f'Edited {Path(photo).name}, "{prompt}", in {seconds:.1f} s:')
+    if made[0].url:
+        say(f"  URL    {made[0].url}")
+    say(f"  saved  {copy}")
 
 
 async def has_page(client: httpx.AsyncClient) -> bool:
@@ -213,7 +228,7 @@ The next edit, in another terminal, or with curl:
 
   {this_command()} edit{where} {shlex.quote(str(photo))} "{NEXT_PROMPT}"
 
-{as_curl(url, photo, NEXT_PROMPT)}
+{as_curl(url + EDITS, photo, NEXT_PROMPT)}
 
 Ctrl-C stops both.""",
     )
@@ -229,13 +244,6 @@ def this_command() -> str:
 
 def page(metrics: Address | None) -> str:
     return f"{metrics.url}/metrics" if metrics else "off"
-
-
-def read(photo: Path) -> bytes:
-    try:
-        return photo.read_bytes()
-    except OSError as error:
-        raise Failure(f"cannot read {photo}: {error.strerror}") from error
 
 
 def writable_folder() -> Path:

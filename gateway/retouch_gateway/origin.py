@@ -35,18 +35,24 @@ def base_url(request: Request, public_url: str | None, trusted: Networks) -> str
     if public_url:
         return public_url.rstrip("/")
     scheme, host = request.scope["scheme"], _host(request.headers.get("host", ""))
-    port = prefix = ""
+    port = ""
     if _is_trusted(_peer(request), trusted):
         said = _last(request, "proto").lower()
         scheme = said if said in _DEFAULT_PORTS else scheme
         host = _host(_last(request, "host")) or host
         port = _last(request, "port")
-        found = _PREFIX.fullmatch(_last(request, "prefix"))
-        prefix = found[0].rstrip("/") if found else ""
     host = host or _listening(request)
     if port != _DEFAULT_PORTS[scheme]:
         host = _host(f"{host}:{port}") or host  # one that has a port keeps it
-    return f"{scheme}://{host}{prefix}"
+    return f"{scheme}://{host}{prefix(request, trusted)}"
+
+
+def prefix(request: Request, trusted: Networks) -> str:
+    """The path that a trusted proxy says it has put all of this below, without a slash at its end; else nothing."""
+    if not _is_trusted(_peer(request), trusted):
+        return ""
+    found = _PREFIX.fullmatch(_last(request, "prefix"))
+    return found[0].rstrip("/") if found else ""
 
 
 def client(request: Request, trusted: Networks) -> str:

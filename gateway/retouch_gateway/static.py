@@ -6,16 +6,20 @@ The page needs nothing from elsewhere: no build, no network but this gateway's o
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from starlette.requests import Request
 from starlette.responses import Response
 
+from retouch_gateway import origin
 from retouch_gateway.errors import NotFound
 
 FOLDER = Path(__file__).with_name("playground")
 INDEX = "index.html"
+# Where the page names another of our paths: all of them relative to it.
+_LINK = re.compile(rb' (?:href|src)="')
 MEDIA_TYPES = {
     ".css": "text/css",
     ".html": "text/html",
@@ -55,33 +59,43 @@ class _File:
     etag: str
 
     @classmethod
-    def read(cls, path: Path) -> _File:
-        body = path.read_bytes()
+    def of(cls, body: bytes, suffix: str) -> _File:
         digest = hashlib.sha256(body).hexdigest()[:32]
-        return cls(body, MEDIA_TYPES[path.suffix], f'"{digest}"')
+        return cls(body, MEDIA_TYPES[suffix], f'"{digest}"')
 
 
 class Playground:
     """The folder's files by their names. Those of other kinds than MEDIA_TYPES are for its readers, not served."""
 
-    def __init__(self) -> None:
+    def __init__(self, trusted: origin.Networks) -> None:
+        self.trusted = trusted
         self.files = {
-            path.name: _File.read(path) for path in FOLDER.iterdir() if path.suffix in MEDIA_TYPES
+            path.name: _File.of(path.read_bytes(), path.suffix)
+            for path in FOLDER.iterdir()
+            if path.suffix in MEDIA_TYPES
         }
 
     async def page(self, request: Request) -> Response:
-        return self._answer(request, INDEX)
+        """Its addresses are relative to it; below a prefix that a trusted proxy tells of they begin with that.
+
+        For there `/prefix` is this page too, and relative ones would lead beside it.
+        """
+        page = self.files[INDEX]
+        if prefix := origin.prefix(request, self.trusted):
+            page = _File.of(_LINK.sub(rb"\g<0>%b/" % prefix.encode(), page.body), ".html")
+        return _answer(request, page)
 
     async def file(self, request: Request) -> Response:
         """What the page loads. Raises NotFound."""
-        return self._answer(request, request.path_params["name"])
-
-    def _answer(self, request: Request, name: str) -> Response:
-        file = self.files.get(name)
+        file = self.files.get(request.path_params["name"])
         if not file:
             raise NotFound
-        headers = {**HEADERS, "etag": file.etag}
-        # Of a list of tags one is ours, weak or strong: they are of one length, and in quotes.
-        if file.etag in request.headers.get("if-none-match", ""):
-            return Response(status_code=304, headers=headers)
-        return Response(file.body, headers=headers, media_type=file.media_type)
+        return _answer(request, file)
+
+
+def _answer(request: Request, file: _File) -> Response:
+    headers = {**HEADERS, "etag": file.etag}
+    # Of a list of tags one is ours, weak or strong: they are of one length, and in quotes.
+    if file.etag in request.headers.get("if-none-match", ""):
+        return Response(status_code=304, headers=headers)
+    return Response(file.body, headers=headers, media_type=file.media_type)

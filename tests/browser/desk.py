@@ -40,7 +40,8 @@ LISTEN = """() => {
 def payload(image: Image.Image, name: str = "photo.png", **options: Any) -> FilePayload:
     """A picture as a file of that name, in the format that the name says."""
     out = io.BytesIO()
-    form = {"jpg": "JPEG", "webp": "WEBP"}.get(name.rpartition(".")[2], "PNG")
+    ending = name.rpartition(".")[2].upper()
+    form = {"JPG": "JPEG"}.get(ending, ending)
     image.save(out, form, **options)
     return {"name": name, "mimeType": f"image/{form.lower()}", "buffer": out.getvalue()}
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import httpx
 import numpy as np
 from PIL import Image
-from playwright.sync_api import Locator, expect
+from playwright.sync_api import Locator, Route, expect
 
 from tests.browser.conftest import Start, Visit
-from tests.browser.desk import Desk, edited, payload, seed_of, shown, url_of
+from tests.browser.desk import EDIT_MS, Desk, edited, payload, seed_of, shown, url_of
 from tests.e2e.conftest import Tiers
 from tests.e2e.pictures import chroma, difference, photo, pixels
 from tests.run_up import wait_for
@@ -89,6 +89,29 @@ def test_three_images_their_seeds_and_one_of_them_again(ready: Desk) -> None:
     assert seed_of(again) == "18446744073709551001"
     # Alone or in company it may differ by a rounding.
     assert difference(edited(again), picture) <= 1
+
+
+def test_one_of_three_that_does_not_come(ready: Desk) -> None:
+    """The others are shown, and where that one is to be had is said."""
+    ready.watch.expected.add(0)
+    gone: list[str] = []
+
+    def cut_the_second(route: Route) -> None:
+        gone.append(route.request.url)
+        if len(gone) == 2:
+            route.abort()
+        else:
+            route.continue_()
+
+    ready.page.route("**/images/*.png", cut_the_second)
+    ready.page.get_by_role("spinbutton", name="Number of images").fill("3")
+    ready.fill(Seed="7")
+    ready.edit(GREY)
+    expect(ready.results).to_have_count(2, timeout=EDIT_MS)
+    expect(ready.alert).to_contain_text(f"cannot be reached. Is it running? It is at {gone[1]}")
+    assert [seed_of(each) for each in ready.results.all()] == ["7", "9"]
+    expect(ready.button("Edit")).to_be_enabled()
+    ready.shot("error-one-lost")
 
 
 def test_a_random_seed_is_another_each_time_and_newest_is_first(ready: Desk) -> None:

@@ -85,13 +85,42 @@ def test_several_and_which_is_the_first(desk: Desk) -> None:
 
 
 def test_more_than_the_model_takes(desk: Desk, small: Image.Image) -> None:
-    """pocket takes one: whether the page or the gateway says so, it is said at the images."""
-    desk.watch.expected.add(400)
-    desk.add(payload(small, "one.png"), payload(small, "two.png"))
+    """pocket takes one: the others are said not to be sent, and are there for another model."""
+    desk.add(payload(small, "one.png"), payload(small.rotate(180), "two.png"))
+    kept = desk.inputs.nth(1)
+    expect(kept).to_contain_text("Not sent: pocket takes one image.")
+    expect(desk.inputs.first).not_to_contain_text("Not sent")
+    expect(desk.page.get_by_text("Not sent: two.png")).to_have_attribute("aria-live", "polite")
+    code = desk.page.get_by_role("region", name="The request").get_by_role("tabpanel")
+    expect(code).to_contain_text("one.png")
+    expect(code).not_to_contain_text("two.png")
+    desk.shot("unsent")
+    desk.fill(Strength="0")
     desk.edit("make it night")
-    expect(desk.page.get_by_text(re.compile(r"image", re.IGNORECASE)).first).to_be_visible()
-    expect(desk.field("Add images")).to_have_attribute("aria-invalid", "true")
-    expect(desk.results).to_have_count(0)
+    assert difference(edited(desk.done().first), small) <= 1
+    desk.button("Make two.png the first").click()
+    expect(desk.inputs.nth(1)).to_contain_text("Not sent")
+    expect(code).to_contain_text("two.png")
+    desk.field("Model").select_option("plain")
+    expect(kept).not_to_contain_text("Not sent")
+    expect(code).to_contain_text("one.png")
+    desk.edit()
+    desk.done(2)
+
+
+def test_two_of_one_name_that_are_sent_as_another_format(desk: Desk, small: Image.Image) -> None:
+    """Programs read them from one folder: each has a name of its own there, also one that is sent as it is."""
+    desk.field("Model").select_option("plain")
+    for name in ("a.bmp", "a.gif"):
+        desk.add(payload(small, name))
+    desk.add(payload(small, "a-sent.png"))
+    files = desk.page.get_by_role("button", name=re.compile(r"^Save a-sent"))
+    names = ["a-sent.png", "a-sent-2.png", "a-sent-3.png"]
+    assert files.all_inner_texts() == [f"Save {name}" for name in names]
+    code = desk.page.get_by_role("region", name="The request").get_by_role("tabpanel")
+    assert re.findall(r'@"(.+?)"', code.inner_text()) == names
+    desk.edit("all of them")
+    desk.done()
 
 
 @pytest.mark.parametrize("name", ["notes.png", "empty.png", "photo.heic", "animation.gif"])

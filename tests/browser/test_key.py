@@ -13,14 +13,18 @@ from playwright.sync_api import expect
 from tests.browser.conftest import Start, Visit
 from tests.browser.desk import Desk, payload
 
-KEY = "sk-of-the-browser-tests"
+KEY, OLD = "sk-of-the-browser-tests", "sk-of-last-year"
+ENTRY = '[[keys]]\nid = "{}"\nhash = "sha256:{}"\n'
 
 
 @pytest.fixture(scope="module")
 def locked(start: Start, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The URL of a gateway that wants that key."""
+    """The URL of a gateway that wants that key, and had another."""
     keys = tmp_path_factory.mktemp("keys") / "keys.toml"
-    keys.write_text(f'[[keys]]\nid = "ada"\nhash = "sha256:{sha256(KEY.encode()).hexdigest()}"\n')
+    old = ENTRY.format("old", sha256(OLD.encode()).hexdigest())
+    keys.write_text(
+        f"{old}expires = 2026-01-01T00:00:00Z\n{ENTRY.format('ada', sha256(KEY.encode()).hexdigest())}"
+    )
     return start("locked", RETOUCH_GATEWAY_KEYS=str(keys)).url
 
 
@@ -49,6 +53,12 @@ def test_a_wrong_one(asked: Desk) -> None:
     expect(asked.field("API key")).to_have_attribute("aria-invalid", "true")
     expect(asked.field("API key")).to_be_visible()
     asked.shot("key-wrong")
+
+
+def test_one_that_has_expired(asked: Desk) -> None:
+    enter(asked, OLD)
+    expect(asked.field("API key")).to_have_attribute("aria-invalid", "true")
+    expect(asked.page.get_by_text("This API key expired at 2026-01-01")).to_be_visible()
 
 
 @pytest.mark.parametrize("key", ["ключ", "a\tb", "clé"])
@@ -93,13 +103,12 @@ def test_taken_away_while_at_work(
 ) -> None:
     """A key that is revoked is asked for anew, and what was typed is still there."""
     keys = tmp_path / "keys.toml"
-    entry = '[[keys]]\nid = "{}"\nhash = "sha256:{}"\n'
-    keys.write_text(entry.format("ada", sha256(KEY.encode()).hexdigest()))
+    keys.write_text(ENTRY.format("ada", sha256(KEY.encode()).hexdigest()))
     desk = visit(start("revoked", RETOUCH_GATEWAY_KEYS=str(keys)).url)
     desk.watch.expected.add(401)
     enter(desk, KEY)
     desk.add(payload(small))
-    keys.write_text(entry.format("bob", sha256(b"another").hexdigest()))
+    keys.write_text(ENTRY.format("bob", sha256(b"another").hexdigest()))
     desk.page.wait_for_timeout(3000)  # the gateway looks every second, twice
     desk.edit("make it night")
     expect(desk.field("API key")).to_be_visible()

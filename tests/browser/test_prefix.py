@@ -27,13 +27,13 @@ def handler(behind: str) -> type[BaseHTTPRequestHandler]:
 
     class Proxy(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            if not self.path.startswith(f"{PREFIX}/"):
+            if self.path != PREFIX and not self.path.startswith(f"{PREFIX}/"):
                 return self.send_error(404)
             upstream = http.client.HTTPConnection(behind, timeout=60)
             body = self.rfile.read(int(self.headers.get("content-length", 0)))
             told = {name: value for name, value in self.headers.items() if name.lower() not in OWN}
             told |= {"x-forwarded-host": told["Host"], "x-forwarded-prefix": PREFIX}
-            upstream.request(self.command, self.path.removeprefix(PREFIX), body, told)
+            upstream.request(self.command, self.path.removeprefix(PREFIX) or "/", body, told)
             answer = upstream.getresponse()
             self.send_response(answer.status)
             for name, value in answer.getheaders():
@@ -53,25 +53,28 @@ def handler(behind: str) -> type[BaseHTTPRequestHandler]:
     return Proxy
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def below(start: Start) -> Iterator[str]:
     """The page's address through the proxy."""
     gateway = start("below", RETOUCH_GATEWAY_TRUSTED_PROXIES="127.0.0.1")
     with ThreadingHTTPServer(("127.0.0.1", 0), handler(urlsplit(gateway.url).netloc)) as proxy:
         threading.Thread(target=proxy.serve_forever).start()
-        yield f"http://127.0.0.1:{proxy.server_port}{PREFIX}/"
+        yield f"http://127.0.0.1:{proxy.server_port}{PREFIX}"
         proxy.shutdown()
 
 
-def test_all_of_it_works(below: str, visit: Visit, small: Image.Image) -> None:
-    desk = visit(below)
+@pytest.mark.parametrize("slash", ["/", ""])
+def test_all_of_it_works(below: str, visit: Visit, small: Image.Image, slash: str) -> None:
+    desk = visit(f"{below}{slash}")
     desk.button("Use the sample photo").click()
     expect(desk.inputs).to_have_count(1)
     desk.button("Remove sample.jpg").click()
     desk.add(payload(small))
     desk.edit("make it night")
     result = desk.done().first
-    assert url_of(result).startswith(f"{below}images/")
+    assert url_of(result).startswith(f"{below}/images/")
     assert difference(httpx.get(url_of(result)).content, edited(result)) == 0
     code = desk.page.get_by_role("region", name="The request").get_by_role("tabpanel")
-    expect(code).to_contain_text(f"{below}v1/images/edits")
+    expect(code).to_contain_text(f"{below}/v1/images/edits")
+    link = desk.page.get_by_role("link", name="API reference")
+    assert link.evaluate("(link) => link.href") == f"{below}/docs"

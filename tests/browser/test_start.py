@@ -66,13 +66,26 @@ def test_three_clicks_and_nothing_moves(desk: Desk) -> None:
     assert desk.page.evaluate("scrollY") == 0
 
 
+def test_its_modules_are_asked_for_together_and_once(desk: Desk) -> None:
+    """All of them, before the one that imports the others is there: here it never comes."""
+    asked: list[str] = []
+    desk.page.on("request", lambda request: asked.append(request.url))
+    desk.page.reload(wait_until="networkidle")
+    modules = sorted(url for url in asked if url.endswith(".js"))
+    assert len(modules) == len(set(modules)) > 10
+    asked.clear()
+    desk.watch.expected.add(0)
+    desk.page.route("**/app.js", lambda route: route.abort())
+    desk.page.reload(wait_until="networkidle")
+    assert sorted(url for url in asked if url.endswith(".js")) == modules
+
+
 def test_on_a_phone_the_result_comes_into_sight(visit: Visit, small: Image.Image) -> None:
     desk = visit(viewport=PHONE)
     desk.add(payload(small))
     desk.edit("make it night")
     picture = desk.done().first.get_by_role("img", name="Before")
-    desk.page.wait_for_timeout(1500)  # it scrolls there smoothly
-    expect(picture).to_be_in_viewport(ratio=1)
+    expect(picture).to_be_in_viewport(ratio=1)  # in a while: it scrolls there smoothly
 
 
 def test_the_sample_cannot_be_had(desk: Desk) -> None:

@@ -114,14 +114,17 @@ def test_an_error_at_an_image_goes_with_what_it_was_about(
     ready: Desk, small: Image.Image, how: str
 ) -> None:
     ready.watch.expected.add(400)
-    ready.add(payload(small, "second.png"))
+    ready.field("Model").select_option("plain")
+    moving = payload(small, "moving.webp", save_all=True, append_images=[small.rotate(9)])
+    ready.add(moving)
     ready.edit("make it night")
     images = ready.field("Add images")
     expect(images).to_have_attribute("aria-invalid", "true")
+    expect(ready.inputs.nth(1)).to_contain_text("animated")
     if how == "removed":
-        ready.button("Remove second.png").click()
+        ready.button("Remove moving.webp").click()
     else:
-        ready.field("Model").select_option("plain")
+        ready.field("Model").select_option("pocket")
     expect(images).not_to_have_attribute("aria-invalid", "true")
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from retouch_cli.__main__ import main
+from retouch_cli.commands import main
 from tests import run_up
 from tests.cli import fake_gateway
 from tests.cli.fake_gateway import PNG, FakeGateway
@@ -88,7 +88,7 @@ def ports() -> dict[str, str]:
 @pytest.fixture
 def up(tmp_path: Path, programs: Path, ports: dict[str, str]) -> Iterator[Callable[..., Up]]:
     """Starts `retouch up ARGUMENTS` in an empty folder; whatever is left is killed at the end."""
-    (tmp_path / "photo.jpg").write_bytes(b"not looked at by a fake")
+    (tmp_path / "photo.jpg").write_bytes(PNG)  # told by content
     runs: list[Up] = []
 
     def start(arguments: str = "--photo photo.jpg", **variables: str) -> Up:

@@ -5,7 +5,7 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -79,6 +79,10 @@ def running(context: ssl.SSLContext | None = None) -> Iterator[FakeGateway]:
             gateway.requests.append((self.command, self.path, headers, body))
             answer = gateway.next()
             time.sleep(answer.seconds)
+            with suppress(ConnectionError):  # who waited too long has gone
+                self._send(answer)
+
+        def _send(self, answer: Answer) -> None:
             self.send_response(answer.status)
             for name, value in answer.headers.items():
                 self.send_header(name, value)

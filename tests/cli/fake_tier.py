@@ -4,9 +4,9 @@ Installed under each tier's name; FAKE_SERVER and FAKE_GATEWAY say how it behave
 process id and its end in the folder FAKE_NOTES.
 """
 
-import base64
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -37,19 +37,31 @@ class Gateway(BaseHTTPRequestHandler):
             self.answer(200, b"picture of " + self.path.encode())
 
     def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        body = self.rfile.read(int(self.headers["Content-Length"]))
         if BEHAVIOUR == "refuses":
-            self.answer(400, b'{"error": {"message": "no such style"}}')
+            self.answer(400, b'{"error": {"message": "prompt: no such style", "param": "prompt"}}')
         elif BEHAVIOUR == "wants-key" and self.headers["Authorization"] != "Bearer rt_ada":
             self.answer(401, b'{"error": {"message": "An API key is needed"}}')
         elif BEHAVIOUR == "nonsense":
             self.answer(200, b"<html>")
         else:
-            base64.b64decode(body["images"][0], validate=True)
-            url = (
-                f"http://127.0.0.1:{os.environ['RETOUCH_GATEWAY_PORT']}/images/{body['prompt'][:4]}"
-            )
-            self.answer(200, json.dumps({"data": [{"url": url}]}).encode())
+            self.answer(200, completed(field(body, "prompt")), "text/event-stream")
+
+
+def field(form: bytes, name: str) -> str:
+    """A field's text."""
+    found = re.search(rf'name="{name}"\r\n\r\n(.*?)\r\n--'.encode(), form, re.DOTALL)
+    return found[1].decode() if found else ""
+
+
+def completed(prompt: str) -> bytes:
+    """The end of an edit, its image hosted under the prompt's first word, or in base64 where the store is full."""
+    url = f"http://pictures.example/of/images/{prompt.split()[0]}"
+    image = {"b64_json": "QUJD"} if BEHAVIOUR == "full" else {"url": url}
+    usage = {"input_images": 1, "output_images": 1, "steps": 6}
+    look = {"size": "64x64", "output_format": "png", "model": "pocket", "seed": 7}
+    body = {**image, **look, "revised_prompt": prompt, "usage": usage}
+    return b"event: image_edit.completed\ndata: %b\n\n" % json.dumps(body).encode()
 
 
 def stop(number: int, frame: FrameType | None) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from retouch_cli.__main__ import main
+from retouch_cli.commands import main
 from tests.cli.conftest import Edit, made
 from tests.cli.fake_gateway import DONE, PNG, Answer, FakeGateway, completed, event, failed, stream
 
@@ -134,6 +134,18 @@ def test_the_key_is_sent_and_never_shown(
     said = capsys.readouterr()
     assert "does not know this API key" in said.err
     assert "rt_" not in said.err + said.out
+
+
+def test_a_key_that_has_expired(
+    edit: Edit,
+    gateway: FakeGateway,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("RETOUCH_API_KEY", "rt_old")
+    gateway.answers = [failed(401, "This API key expired at 2026-11-30 00:00:00 UTC.")]
+    assert edit() == 4
+    assert capsys.readouterr().err == "retouch: This API key expired at 2026-11-30 00:00:00 UTC.\n"
 
 
 @pytest.mark.parametrize("key", ["two words", "schlüssel", "a\nb"])

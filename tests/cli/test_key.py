@@ -1,6 +1,7 @@
 """`retouch key new`: what it prints where, what it does to the file, and that a gateway takes the key."""
 
 import contextlib
+import datetime
 import os
 import re
 import socket
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from starlette.datastructures import Headers
 
 from retouch_cli import key
-from retouch_cli.__main__ import main
+from retouch_cli.commands import main
 from retouch_gateway import keys
 from retouch_gateway.errors import Unauthorized
 from retouch_gateway.metrics import Metrics
@@ -218,6 +219,30 @@ def test_many_at_once_lose_nothing(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("given", "hours"),
+    [
+        ("90d", 90 * 24),
+        ("12h", 12),
+        ("99999d", 99_999 * 24),
+        ("2999-03-01", None),
+        ("2999-03-01T12:00:00Z", None),
+        ("2999-03-01T01:00:00+01:00", None),
+    ],
+)
+def test_a_key_that_expires(file: Path, given: str, hours: int | None) -> None:
+    assert new("ada", "--file", file, "--expires", given) == 0
+    [ada] = keys.read(file)
+    assert ada.expires is not None
+    assert not ada.expired
+    if hours:
+        ahead = ada.expires - datetime.datetime.now(datetime.UTC)
+        assert abs(ahead - datetime.timedelta(hours=hours)) < datetime.timedelta(minutes=5)
+    else:
+        noon = "12:00:00" if "T12" in given else "00:00:00"
+        assert f"{ada.expires:%Y-%m-%d %X %Z}" == f"2999-03-01 {noon} UTC"
+
+
+@pytest.mark.parametrize(
     "arguments",
     [
         [],
@@ -232,6 +257,15 @@ def test_many_at_once_lose_nothing(file: Path) -> None:
         ["ada", "--concurrency", "0"],
         ["ada", "--concurrency", "1001"],
         ["ada", "--concurrency", "two"],
+        ["ada", "--expires", ""],
+        ["ada", "--expires", "0d"],
+        ["ada", "--expires", "90"],
+        ["ada", "--expires", "90m"],
+        ["ada", "--expires", "2020-01-01"],
+        ["ada", "--expires", "2999-02-30"],
+        ["ada", "--expires", "2999-03-01T12:00:00"],
+        ["ada", "--expires", "9999-12-31T23:59:59-12:00"],
+        ["ada", "--expires", "tomorrow"],
     ],
 )
 def test_a_wrong_command_line(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from retouch_cli import errors
-from retouch_cli.__main__ import add_words, main, parser
+from retouch_cli.commands import add_words, main, parser
 from retouch_cli.errors import Failure, WrongCommandLine
 
 ROOT = Path(__file__).parents[2]
@@ -142,7 +143,7 @@ def test_what_fails_without_stderr_is_still_one_object(tmp_path: Path) -> None:
 
 
 def test_nothing_slow_is_imported_before_it_is_needed() -> None:
-    code = "import sys, retouch_cli.__main__; print(*sys.modules)"
+    code = "import sys, retouch_cli.commands; print(*sys.modules)"
     # httpx imports rich for a command of its own, where click is installed too.
     hide = "import sys; sys.modules['click'] = None\n"
     done = subprocess.run(
@@ -153,3 +154,33 @@ def test_nothing_slow_is_imported_before_it_is_needed() -> None:
         env=os.environ,
     )
     assert not {"rich", "PIL", "numpy"} & set(done.stdout.split())
+
+
+INTERRUPT = """
+import os, signal, sys
+def at(event, arguments):
+    if event == "import" and arguments[0] == os.environ["INTERRUPT_AT"]:
+        os.kill(os.getpid(), signal.SIGINT)
+sys.addaudithook(at)
+"""
+IMPORTED = ("retouch_cli.commands", "argparse", "retouch_cli.edit", "httpx", "retouch_cli.up")
+
+
+@pytest.mark.parametrize("module", IMPORTED)
+@pytest.mark.parametrize("trap", ["", "trap '' INT; "], ids=["told", "deaf"])
+def test_ctrl_c_while_it_is_only_being_imported(tmp_path: Path, module: str, trap: str) -> None:
+    """It ends without a word, by the signal; where whoever started it has it ignored, it goes on."""
+    (tmp_path / "sitecustomize.py").write_text(INTERRUPT)
+    run = f"{trap}exec {shlex.quote(sys.executable)} -m retouch_cli edit nowhere.png x"
+    done = subprocess.run(
+        ["bash", "-c", run],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path), "INTERRUPT_AT": module},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    if trap:
+        assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+    else:
+        assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from retouch_cli.__main__ import main
+from retouch_cli.commands import main
 from tests.cli.fake_gateway import Answer, FakeGateway, failed
 
 POCKET: dict[str, Any] = {

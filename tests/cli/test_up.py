@@ -18,10 +18,10 @@ from tests.run_up import wait_for
 Start = Callable[..., Up]
 
 
-def fails_in_one_line(run: Up, pattern: str) -> None:
-    """Exit status 1, one line, and no process left."""
+def fails_in_one_line(run: Up, pattern: str, expected: int = 1) -> None:
+    """That exit status, one line, and no process left."""
     status, said = run.end()
-    assert status == 1
+    assert status == expected
     assert re.fullmatch(f"retouch: {pattern}\n", said), said
     for tier in ("retouch-server", "retouch-gateway"):
         assert not (run.folder / tier).exists() or not alive(run.pid(tier))
@@ -34,7 +34,16 @@ def test_edits_then_stops_the_gateway_before_the_server(up: Start, number: signa
     assert run.end(number) == (0, "")
     assert run.ended == ["retouch-gateway", "retouch-server"]
     assert (run.folder / ".retouch/edited.png").read_bytes() == b"picture of /images/turn"
-    assert "/images/turn" in run.output
+    assert re.search(r'Edited photo\.jpg, "turn", in \d+\.\d s:\n', run.output)
+    assert "  URL    http://pictures.example/of/images/turn\n" in run.output
+
+
+def test_without_a_url_the_picture_is_saved_all_the_same(up: Start) -> None:
+    run = up(FAKE_GATEWAY="full")
+    run.wait_ready()
+    assert (run.folder / ".retouch/edited.png").read_bytes() == b"ABC"
+    assert "saved  .retouch/edited.png" in run.output
+    assert "URL" not in run.output
 
 
 def test_says_where_the_page_is_and_the_next_edit(up: Start, ports: dict[str, str]) -> None:
@@ -59,7 +68,7 @@ def test_the_first_edit_bears_the_key(up: Start) -> None:
 
 
 def test_the_first_edit_without_a_key(up: Start) -> None:
-    fails_in_one_line(up(FAKE_GATEWAY="wants-key"), "http://.* answered 401: An API key is .*")
+    fails_in_one_line(up(FAKE_GATEWAY="wants-key"), "http://.* wants an API key: RETOUCH_.*", 4)
 
 
 def test_passes_the_environment_on_and_derives_the_upstream(
@@ -119,8 +128,15 @@ def test_a_tier_that_dies_later_is_one_line(up: Start, tier: str) -> None:
 
 
 def test_not_ready_in_time_says_why(up: Start) -> None:
-    run = up("--photo photo.jpg --wait 0.5", FAKE_GATEWAY="never-ready")
-    fails_in_one_line(run, r"not ready after 0\.5 s: the model is loading")
+    run = up("--photo photo.jpg --wait 2", FAKE_GATEWAY="never-ready")
+    fails_in_one_line(run, r"not ready after 2 s: the model is loading")
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "nan", "soon"])
+def test_no_time_to_wait(up: Start, value: str) -> None:
+    status, said = up(f"--wait={value}").end()
+    assert status == 2
+    assert "--wait: must be a number of seconds above 0" in said
 
 
 def test_interrupted_while_starting(up: Start) -> None:
@@ -150,14 +166,12 @@ def test_a_killed_parent_takes_its_children_with_it(up: Start) -> None:
     wait_for(lambda: not any(alive(pid) for pid in run.pids), SECONDS, "both gone")
 
 
-def test_a_refused_edit_says_what_the_gateway_said(up: Start) -> None:
-    fails_in_one_line(up(FAKE_GATEWAY="refuses"), r"http://.*/edits answered 400: no such style")
+def test_a_refused_edit_names_what_is_to_be_mended(up: Start) -> None:
+    fails_in_one_line(up(FAKE_GATEWAY="refuses"), r"--prompt: no such style", 3)
 
 
-def test_an_edit_without_a_url(up: Start) -> None:
-    fails_in_one_line(
-        up(FAKE_GATEWAY="nonsense"), r"/v1/images/edits answered without a URL: <html>"
-    )
+def test_an_answer_that_is_none(up: Start) -> None:
+    fails_in_one_line(up(FAKE_GATEWAY="nonsense"), r"http://.* is not a Retouch gateway: .* 200 OK")
 
 
 @pytest.mark.parametrize(
@@ -195,6 +209,15 @@ def test_no_port(up: Start, value: str) -> None:
 
 def test_no_photo(up: Start) -> None:
     fails_in_one_line(up("--photo nowhere.jpg"), r"cannot read nowhere\.jpg: No such file.*")
+
+
+def test_what_is_wrong_is_told_before_anything_starts(up: Start, tmp_path: Path) -> None:
+    (tmp_path / "notes.jpg").write_text("no picture")
+    run = up("--photo notes.jpg")
+    fails_in_one_line(run, r"notes\.jpg is not a PNG, JPEG or WebP image", 3)
+    run = up(f"--photo photo.jpg --prompt {os.fsdecode(bytes([255]))}")
+    fails_in_one_line(run, r"the prompt, or another word, is not text in UTF-8", 2)
+    assert not (tmp_path / "retouch-server").exists()
 
 
 def test_not_installed(up: Start, programs: Path) -> None:

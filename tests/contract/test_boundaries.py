@@ -25,10 +25,10 @@ def imported_by(module: str) -> set[str]:
     ("module", "never"),
     [
         ("retouch_gateway.app", {"retouch_server", "torch", "diffusers", "numpy", "retouch_cli"}),
-        ("retouch_gateway.__main__", {"retouch_server", "torch", "diffusers", "retouch_cli"}),
+        ("retouch_gateway.process", {"retouch_server", "torch", "diffusers", "retouch_cli"}),
         ("retouch_server.__main__", {"retouch_gateway", "starlette", "uvicorn", "retouch_cli"}),
         ("retouch_server.engine.batching", {"torch", "diffusers"}),
-        ("retouch_cli.__main__", {"retouch_gateway", "retouch_server", "retouch", "grpc", "torch"}),
+        ("retouch_cli.commands", {"retouch_gateway", "retouch_server", "retouch", "grpc", "torch"}),
         ("retouch.v1.image_edit_pb2_grpc", {"retouch_gateway", "retouch_server", "torch"}),
     ],
 )

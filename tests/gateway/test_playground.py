@@ -106,6 +106,30 @@ async def test_what_it_may_do(start: StartGateway, public_url: str | None) -> No
         assert "camera=()" in headers["permissions-policy"]
 
 
+@pytest.mark.parametrize("prefix", ["/tools/retouch", "/tools/retouch/"])
+async def test_below_a_prefix_its_addresses_begin_with_that(
+    start: StartGateway, prefix: str
+) -> None:
+    """So that they hold at `/tools/retouch` too, where relative ones would lead beside it."""
+    told = {"x-forwarded-prefix": prefix}
+    gateway = await start(trusted_proxies="127.0.0.1")
+    response = await gateway.client.get("/", headers=told)
+    assert Index(response.text).links == [f"/tools/retouch/{link}" for link in INDEX.links]
+    known = {**told, "if-none-match": response.headers["etag"]}
+    assert (await gateway.client.get("/", headers=known)).status_code == 304
+    assert (
+        await gateway.client.get("/", headers={**known, **{"x-forwarded-prefix": "/other"}})
+    ).status_code == 200
+    for nonsense in ('/"><script>', "//evil.example", "https://evil.example"):
+        response = await gateway.client.get("/", headers={"x-forwarded-prefix": nonsense})
+        assert response.content == CONTENTS[static.INDEX]
+
+
+async def test_a_prefix_that_anybody_tells_of_is_none(gateway: Live) -> None:
+    response = await gateway.client.get("/", headers={"x-forwarded-prefix": "/tools/retouch"})
+    assert response.content == CONTENTS[static.INDEX]
+
+
 async def test_it_needs_no_key(start: StartGateway, tmp_path: Path) -> None:
     keys = tmp_path / "keys.toml"
     keys.write_text(f'[[keys]]\nid = "ada"\nhash = "sha256:{"0" * 64}"\n')
@@ -131,6 +155,13 @@ def test_the_page_has_all_that_it_names() -> None:
     assert INDEX.inline == [], "the policy allows no script and no style within"
     files = {f"playground/{path.name}" for path in FILES}
     assert set(INDEX.links) <= {*files, "docs"}, "relative: the page may lie below a prefix"
+
+
+def test_all_modules_are_asked_for_at_once() -> None:
+    """Not each when the one that imports it has come: that is a journey more for each level of them."""
+    text = CONTENTS[static.INDEX].decode()
+    preloaded = re.findall(r'<link rel="modulepreload" href="playground/(.+?)">', text)
+    assert sorted(["app.js", *preloaded]) == [path.name for path in MODULES]
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.name)

@@ -1,7 +1,9 @@
-/** The gateway's routes. Addresses are relative to the page, which may lie below a prefix. */
+/** The gateway's routes. */
 
 import { events } from "./sse.js";
 
+// This module lies one folder below the routes, wherever a proxy has put both.
+const ROOT = new URL("../", import.meta.url);
 const EDITS = "v1/images/edits";
 const SOON = 3; // seconds, where it is worth trying again and not said when
 const LOST = "The connection was lost before the edit was done. Nothing sends it again by itself.";
@@ -28,7 +30,7 @@ let ahead = 0; // milliseconds by which the gateway's clock is before ours
 export const now = () => Date.now() + ahead;
 
 /** Where the API is, for programs. */
-export const baseUrl = () => new URL("v1", document.baseURI).href;
+export const baseUrl = () => new URL("v1", ROOT).href;
 
 /**
  * What is served, the default first. Throws ApiError.
@@ -50,7 +52,8 @@ export const sample = async () => (await ask("playground/sample.jpg", {})).blob(
  * @param {AbortSignal} signal
  * @yields {{kind: "queued", ahead: number} | {kind: "step", image: number, step: number, total: number}
  *   | {kind: "preview", image: number, src: string} | {kind: "done", image: number, size: string,
- *   seed: string, url: string | undefined, expiresAt: number, blob: Blob, warning: string | undefined}}
+ *   seed: string, url: string | undefined, expiresAt: number, blob: Blob, warning: string | undefined}
+ *   | {kind: "lost", message: string}} lost: made, hosted, and not to be had from there
  */
 export async function* edit({ body, type }, key, signal) {
   const headers = { "content-type": type, ...bearer(key) };
@@ -89,16 +92,21 @@ async function fromEvent(event, data, signal) {
     return { kind: "preview", image, src: `data:${type};base64,${said.b64_json}` };
   }
   if (event !== "image_edit.completed") return null;
-  return {
-    kind: "done",
+  const about = {
     image,
     size: said.size,
     seed: seedOf(data),
     url: said.url,
     expiresAt: (said.expires_at ?? 0) * 1000,
     warning: said.warning,
-    blob: said.b64_json ? fromBase64(said.b64_json, type) : await hosted(said.url, signal),
   };
+  if (said.b64_json) return { kind: "done", ...about, blob: fromBase64(said.b64_json, type) };
+  try {
+    return { kind: "done", ...about, blob: await hosted(said.url, signal) };
+  } catch (error) {
+    if (signal.aborted) throw error;
+    return { kind: "lost", message: `An image is made, but does not come: ${error.message} It is at ${said.url}` };
+  }
 }
 
 /** All its digits: a number of JavaScript holds 53 bits of the 64. Within a string its quotes would be escaped. */
@@ -111,18 +119,13 @@ function fromBase64(text, type) {
 /** A hosted image from this very gateway, whatever name of it the URL has: that may be one for others to use. */
 async function hosted(url, signal) {
   const name = new URL(url).pathname.split("/").pop();
-  try {
-    return await (await ask(`images/${name}`, { signal })).blob();
-  } catch (error) {
-    if (signal.aborted) throw error;
-    throw new ApiError(0, `The image is made, but does not come: ${error.message} It is at ${url}`);
-  }
+  return (await ask(`images/${name}`, { signal })).blob();
 }
 
 async function ask(path, options) {
   let response;
   try {
-    response = await fetch(path, options);
+    response = await fetch(new URL(path, ROOT), options);
   } catch (error) {
     if (options.signal?.aborted) throw error;
     throw new ApiError(0, UNREACHABLE);

@@ -41,18 +41,19 @@ async function loadModels() {
     $("model").replaceChildren(...models.map(({ id }) => make("option", { value: id, selected: id === chosen }, id)));
     suit();
   } catch (error) {
-    if (error.status === 401) return askForKey();
+    if (error.status === 401) return askForKey(error);
     const seconds = error.retryAfter || PATIENCE;
     problems.alert(error.message, seconds, true);
     again = window.setTimeout(loadModels, 1000 * seconds);
   }
 }
 
-/** @param {boolean} [refused] whether something was that the user did */
-function askForKey(refused = false) {
+/** @param {Error} error @param {boolean} [refused] whether something was that the user did */
+function askForKey({ message }, refused = false) {
   problems.clear();
   $("key-form").hidden = false;
-  if (key()) problems.at("api_key", "The gateway does not know this key");
+  // To a key that it does not know the gateway says that one is needed.
+  if (key()) problems.at("api_key", message.includes("expired") ? message : "The gateway does not know this key");
   else if (refused) problems.at("api_key", "The gateway wants a key");
   changed();
 }
@@ -91,7 +92,7 @@ async function useSample() {
 
 /** What would be sent now, without the mask's bytes. Throws Unsendable. */
 function current() {
-  const images = inputs.photos.map(({ sent, blob }) => ({ name: sent, blob }));
+  const images = inputs.sent.map(({ sent, blob }) => ({ name: sent, blob }));
   return { images, masked: mask.painted, prompt: $("prompt").value, knobs: knobs.values() };
 }
 
@@ -104,7 +105,7 @@ function changed() {
 
 /** The same as a program, and the files that it names. */
 function showRequest() {
-  const made = inputs.photos.filter((photo) => photo.made || photo.note);
+  const made = inputs.sent.filter((photo) => photo.made || photo.note);
   const files = made.map(({ sent, blob }) => [sent, () => save(blob, sent)]);
   if (mask.painted) files.push(["mask.png", async () => save(await mask.png(), "mask.png")]);
   $("files").replaceChildren(...files.map(([name, onclick]) => make("button", { type: "button", className: "small", onclick }, `Save ${name}`)));
@@ -155,12 +156,14 @@ async function edit() {
 async function run(wanted, photo, signal) {
   const sent = form([...fields(wanted), ...watching(knobs.previews())]);
   const made = [];
+  const lost = [];
   try {
     for await (const event of api.edit(sent, key(), signal)) {
       if (event.kind === "queued") progress.queued(event.ahead);
       else if (event.kind === "step") progress.step(event);
       else if (event.kind === "preview") progress.preview(event);
-      else made.push(event);
+      else if (event.kind === "done") made.push(event);
+      else lost.push(event.message);
     }
   } finally {
     if (made.length) {
@@ -171,6 +174,7 @@ async function run(wanted, photo, signal) {
       results.add(made, before, wanted.prompt);
     }
   }
+  if (lost.length) throw new api.ApiError(0, lost.join("; "));
   if (made.length < count(wanted)) throw api.cutShort();
 }
 
@@ -178,7 +182,7 @@ function failed(error, signal) {
   progress.end(signal.aborted ? "Cancelled" : "");
   if (signal.aborted) return;
   if (error instanceof knobs.Unsendable) problems.at(error.field, error.message);
-  else if (error.status === 401) askForKey(true);
+  else if (error.status === 401) askForKey(error, true);
   else if (error instanceof api.ApiError) problems.show(error);
   else problems.alert(error.message);
 }

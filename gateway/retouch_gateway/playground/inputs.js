@@ -30,6 +30,11 @@ export class Inputs {
     return this.photos[0];
   }
 
+  /** Those that the model takes: more are kept for another model, and not sent. */
+  get sent() {
+    return this.photos.slice(0, this.#limits.max_images);
+  }
+
   /** When all that was given so far is read. */
   ready() {
     return this.#busy;
@@ -46,7 +51,7 @@ export class Inputs {
         const others = () => (replace ? this.photos.slice(1) : this.photos);
         const told = setTimeout(() => ($("reading").textContent = `Reading ${file.name} …`), SHORT);
         try {
-          const photo = await read(file, new Set(others().map(({ name }) => name)), made);
+          const photo = await read(file, names(others()), made);
           await this.#fit(photo);
           // Meanwhile some may have been removed.
           const kept = others();
@@ -86,8 +91,9 @@ export class Inputs {
   }
 
   async #fit(photo) {
+    const others = this.photos.filter((other) => other !== photo);
     try {
-      await fit(photo, this.#limits.max_image_bytes);
+      await fit(photo, this.#limits.max_image_bytes, names(others));
     } catch (error) {
       photo.note = `It may be refused: ${error.message}.`;
     }
@@ -107,6 +113,8 @@ export class Inputs {
     const list = $("inputs");
     list.replaceChildren(...this.photos.map((photo, i) => this.#item(photo, i)));
     list.hidden = !this.photos.length;
+    const unsent = this.photos.slice(this.sent.length).map(({ name }) => name);
+    $("unsent").textContent = unsent.length ? `Not sent: ${unsent.join(", ")}` : ""; // dimming is not heard
     $("welcome").hidden = !list.hidden;
     $("images").labels[0].classList.toggle("primary", list.hidden);
     this.changed();
@@ -115,7 +123,7 @@ export class Inputs {
   #item(photo, i) {
     const { name, size, file } = photo;
     const most = this.#limits.max_images;
-    const note = i < most ? photo.note : `One too many: ${this.#model} takes ${most === 1 ? "one image" : `${most} images`}.`;
+    const note = i < most ? photo.note : `Not sent: ${this.#model} takes ${most === 1 ? "one image" : `${most} images`}.`;
     const button = (what, label, work) =>
       make("button", { type: "button", className: "small", "aria-label": label, onclick: work }, what);
     return make(
@@ -146,3 +154,6 @@ export class Inputs {
     (next?.querySelector("button") ?? $("images")).focus();
   }
 }
+
+/** What no other photo may be called, nor what is sent of it. */
+const names = (photos) => new Set(photos.flatMap(({ name, sent }) => [name, sent]));

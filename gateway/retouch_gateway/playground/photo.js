@@ -21,7 +21,7 @@ export const EXTENSIONS = { "image/png": "png", "image/jpeg": "jpg", "image/webp
  * Read a file. Throws Error, in words for its giver, where it is none that this browser can show.
  * @param {File} file
  * @param {Set<string>} taken names that it may not have
- * @param {boolean} made
+ * @param {boolean} made not from a disk
  * @returns {Promise<Photo>}
  */
 export async function read(file, taken, made) {
@@ -29,15 +29,17 @@ export async function read(file, taken, made) {
   const blob = file.slice(0, file.size, type);
   const size = await measure(blob, file.name, type);
   const name = unique(clean(file.name, type), taken);
-  return { name, file: blob, size, url: URL.createObjectURL(blob), made, ...asItIs(blob, name, size) };
+  const url = URL.createObjectURL(blob);
+  return { name, file: blob, size, url, made: made || name !== file.name, ...asItIs(blob, name, size) };
 }
 
 /**
  * Make what is sent of a photo fit; what fits already stays as it is, to the byte. Throws Error.
  * @param {Photo} photo
  * @param {number} maxBytes
+ * @param {Set<string>} taken names that what is sent may not have
  */
-export async function fit(photo, maxBytes) {
+export async function fit(photo, maxBytes, taken) {
   const { file, name, size } = photo;
   Object.assign(photo, asItIs(file, name, size));
   const sendable = file.type in EXTENSIONS;
@@ -51,7 +53,7 @@ export async function fit(photo, maxBytes) {
   const scaled = width === size.width ? "" : ` of ${width} × ${height}`;
   const kind = blob.type === "image/png" ? "PNG" : "JPEG";
   photo.note = `${why}: sent as ${kind}${scaled}, ${bytes(blob.size)}.`;
-  const sent = `${name.replace(/\.[^.]*$/s, "")}-sent.${EXTENSIONS[blob.type]}`;
+  const sent = unique(`${name.replace(/\.[^.]*$/s, "")}-sent.${EXTENSIONS[blob.type]}`, taken);
   // A mask is drawn in the pixels of what is sent.
   Object.assign(photo, { blob, sent, width, height });
 }
