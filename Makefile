@@ -33,5 +33,5 @@ $(READY): pyproject.toml constraints.txt
 	@echo "Setting up $(VENV) (a minute or two, once) ..."
 	@[ -x $(VENV)/bin/pip ] && $(VENV)/bin/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' || $(PYTHON) -m venv --clear $(VENV)
 	@$(VENV)/bin/pip install -qq --disable-pip-version-check -c constraints.txt torch
-	@$(VENV)/bin/pip install -qq --disable-pip-version-check -c constraints.txt -e '.[server,gateway,object-store,redis,cli,dev]'
+	@$(VENV)/bin/pip install -qq --disable-pip-version-check -c constraints.txt -e '.[server,gateway,object-store,redis,tracing,cli,dev]'
 	@touch $@

@@ -35,10 +35,10 @@ class Authority:
         signed = root.sign(self._key, hashes.SHA256())
         self.cert.write_bytes(signed.public_bytes(serialization.Encoding.PEM))
 
-    def issue(self, name: str, *hosts: str) -> Pair:
+    def issue(self, name: str, *hosts: str, days: int = 1) -> Pair:
         """A certificate for whoever listens at `hosts`, addresses or names (none: 127.0.0.1), or calls."""
         key = ec.generate_private_key(ec.SECP256R1())
-        asked = _builder(_named(name), self._name, key.public_key()).add_extension(
+        asked = _builder(_named(name), self._name, key.public_key(), days).add_extension(
             x509.SubjectAlternativeName([_host(host) for host in hosts or ["127.0.0.1"]]),
             critical=False,
         )
@@ -67,7 +67,7 @@ def _named(name: str) -> x509.Name:
 
 
 def _builder(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, days: int = 1
 ) -> x509.CertificateBuilder:
     now = datetime.datetime.now(datetime.UTC)
     return (
@@ -77,5 +77,5 @@ def _builder(
         .public_key(key)
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - DAY)
-        .not_valid_after(now + DAY)
+        .not_valid_after(now + days * DAY)
     )

@@ -8,8 +8,10 @@ import pytest
 
 # The suite sets what it needs; what the person who runs it has set for their own servers is not it.
 for _name in list(os.environ):
-    if _name.upper() in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY") or (
-        _name.startswith("RETOUCH_") and not _name.startswith("RETOUCH_TESTS_")
+    if (
+        _name.upper() in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+        or _name.startswith("OTEL_")
+        or (_name.startswith("RETOUCH_") and not _name.startswith("RETOUCH_TESTS_"))
     ):
         del os.environ[_name]
 

@@ -15,6 +15,11 @@ import retouch_server.settings
 
 ROOT = Path(__file__).parents[1]
 OPERATING = (ROOT / "docs/operating.md").read_text()
+PAGES = sorted(
+    page.relative_to(ROOT).as_posix()
+    for pattern in ("*.md", "docs/*.md", "helm/*/*.md")
+    for page in ROOT.glob(pattern)
+)
 TIERS = {"server": retouch_server.settings, "gateway": retouch_gateway.settings}
 
 
@@ -56,13 +61,24 @@ def test_every_make_target_is_in_the_docs() -> None:
     assert [target for target in targets if f"`make {target}`" not in contributing] == []
 
 
-@pytest.mark.parametrize(
-    "path",
-    sorted(p.relative_to(ROOT).as_posix() for p in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]),
-)
+@pytest.mark.parametrize("path", PAGES)
 def test_links_between_files_lead_somewhere(path: str) -> None:
     text = (ROOT / path).read_text()
     for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)|src=\"([^\"]+)\"", text):
         target = link[0] or link[1]
         if "://" not in target:
             assert (ROOT / path).parent.joinpath(target).exists(), target
+
+
+def anchors(page: Path) -> set[str]:
+    """What links to its sections may be, as GitHub makes them of the headings."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_links_to_sections_lead_somewhere(path: str) -> None:
+    page = ROOT / path
+    for file, anchor in re.findall(r"\]\(([^)#\s:]*)#([^)\s]+)\)", page.read_text()):
+        target = page.parent / file if file else page
+        assert anchor in anchors(target), f"{file}#{anchor}"

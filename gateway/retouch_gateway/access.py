@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from retouch_gateway.errors import ClientGone
 from retouch_gateway.metrics import METHODS, OTHER, Metrics
+from retouch_gateway.tracing import NONE, OFF, Span, Tracing, answered, current
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ _TRACESTATE = re.compile(r"[ -~]{1,512}")
 class Visit:
     """One request under way; `scope["state"]["visit"]`.
 
-    `traceparent`, `tracestate`: the caller's, where they are sane, else empty: no trace is begun here.
+    `traceparent`, `tracestate`: the caller's, where they are sane, else empty; where requests are traced, its span's.
     `key`: the id of its API key; `model`, `images`: who edited, how many came of it. For the log, once they are known.
     `headers`: are put on the answer, whatever it is.
     """
@@ -44,6 +45,7 @@ class Visit:
     images: int = 0
     headers: dict[str, str] = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)
+    span: Span = NONE
     status: int = ClientGone.status  # until an answer starts
     ended: bool = False
     bytes_in: int = 0
@@ -59,6 +61,13 @@ class Visit:
             visit.traceparent = parents[0]
             visit.tracestate = state if _TRACESTATE.fullmatch(state) else ""
         return visit
+
+    def trace(self, span: Span) -> None:
+        """Let its span be the parent of what comes of it."""
+        self.span = span
+        if carrier := span.carrier:
+            self.traceparent = carrier["traceparent"]
+            self.tracestate = carrier.get("tracestate", "")
 
     @property
     def seconds(self) -> float:
@@ -83,9 +92,10 @@ class Visit:
 class Access:
     """ASGI middleware, outermost."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, tracing: Tracing = OFF) -> None:
         self.app = app
         self.metrics = metrics
+        self.tracing = tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -93,6 +103,9 @@ class Access:
             return
         visit = Visit.of(Headers(scope=scope))
         scope.setdefault("state", {})["visit"] = visit
+        if scope["path"] not in PROBES:
+            visit.trace(self.tracing.request(visit.traceparent, visit.tracestate))
+        spanned = current.set(visit.span)
 
         async def receiving() -> Message:
             message = await receive()
@@ -119,6 +132,7 @@ class Access:
                 # Answered already, by the handler for whatever is not foreseen.
                 log.exception("unforeseen", extra={"request_id": visit.id})
             finally:
+                current.reset(spanned)
                 self._record(scope, visit)
 
     def refused(self, status: int) -> Visit:
@@ -136,6 +150,7 @@ class Access:
             self.metrics.disconnects.inc()
         self.metrics.requests.labels(route, method, str(status)).inc()
         self.metrics.request_seconds.labels(route).observe(seconds)
+        _end_span(visit, method, route, status)
         known = {
             "trace_id": visit.trace_id,
             "key": visit.key,
@@ -157,6 +172,14 @@ class Access:
                 **{name: value for name, value in known.items() if value},
             },
         )
+
+
+def _end_span(visit: Visit, method: str, route: str, status: int) -> None:
+    visit.span.set({"retouch.request_id": visit.id})
+    if visit.model:
+        visit.span.set({"retouch.model": visit.model, "retouch.images": visit.images})
+    method, route = ("" if each == OTHER else each for each in (method, route))
+    answered(visit.span, method, route, status)
 
 
 def _new_id() -> str:

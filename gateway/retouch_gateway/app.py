@@ -16,11 +16,21 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from retouch.v1.image_edit_pb2 import EditResponse, OutputFormat
-from retouch_gateway import channels, idempotency, memory, openapi, origin, reference, replies
+from retouch_gateway import (
+    certificates,
+    channels,
+    idempotency,
+    memory,
+    openapi,
+    origin,
+    reference,
+    replies,
+)
 from retouch_gateway.access import Access, Visit
 from retouch_gateway.dialects import Edit
 from retouch_gateway.errors import (
     GatewayError,
+    KeyExpired,
     OutOfTime,
     Unavailable,
     envelope,
@@ -37,6 +47,7 @@ from retouch_gateway.settings import Settings
 from retouch_gateway.sse import EventStream
 from retouch_gateway.static import Playground
 from retouch_gateway.stores import Store
+from retouch_gateway.tracing import OFF, Tracing, part
 from retouch_gateway.upstream import Upstream
 
 JSON, EVENTS = "application/json", "text/event-stream; charset=utf-8"
@@ -48,7 +59,11 @@ EXTENSIONS = {
 
 
 def create_app(
-    settings: Settings, store: Store, signing_keys: Sequence[bytes], metrics: Metrics
+    settings: Settings,
+    store: Store,
+    signing_keys: Sequence[bytes],
+    metrics: Metrics,
+    tracing: Tracing = OFF,
 ) -> ASGIApp:
     """The whole gateway as an ASGI application; its lifespan opens the way upstream and sweeps.
 
@@ -70,17 +85,17 @@ def create_app(
             Route("/readyz", gateway.readyz),
             Route("/openapi.json", gateway.openapi),
             Route("/docs", gateway.docs),
-            *(_playground() if settings.playground else ()),
+            *(_playground(gateway.trusted) if settings.playground else ()),
         ],
         exception_handlers=dict.fromkeys((GatewayError, HTTPException, Exception), _answer),
         lifespan=gateway.lifespan,
     )
     app.router.redirect_slashes = False
-    return Access(Linger(app, gateway.intake), metrics)
+    return Access(Linger(app, gateway.intake), metrics, tracing)
 
 
-def _playground() -> list[Route]:
-    playground = Playground()
+def _playground(trusted: origin.Networks) -> list[Route]:
+    playground = Playground(trusted)
     return [Route("/", playground.page), Route("/playground/{name}", playground.file)]
 
 
@@ -94,6 +109,7 @@ class Gateway:
         self.metrics = metrics
         self.keys = Keys(settings.keys, metrics)
         self.credentials = channels.credentials(settings)
+        certificates.tell(settings, metrics)
         self.hosting = Hosting(store, settings.ttl, signing_keys, metrics)
         self.idempotency = Idempotency(store, signing_keys, settings.ttl, settings.timeout)
         self.intake = Intake(settings, metrics)
@@ -132,7 +148,8 @@ class Gateway:
 
     async def edit(self, request: Request) -> Response:
         visit: Visit = request.state.visit
-        edit = await self.intake.read(request)
+        with part("read body"):
+            edit = await self.intake.read(request)
         key = idempotency.key_of(request.headers)
         if key is None:
             return await self._edit(request, edit, None)
@@ -148,7 +165,8 @@ class Gateway:
     async def _edit(self, request: Request, edit: Edit, claim: Claim | None) -> Response:
         visit: Visit = request.state.visit
         if edit.links:
-            await while_connected(request, self.fetcher.fill(edit))
+            with part("fetch images"):
+                await while_connected(request, self.fetcher.fill(edit))
         call = (edit.request, self._seconds_left(visit), visit.metadata)
         host = partial(self._host, visit.key)
         base_url = self._base_url(request)
@@ -174,12 +192,13 @@ class Gateway:
         return left
 
     async def _host(self, owner: str, response: EditResponse) -> Sequence[Hosted | None]:
-        return await asyncio.gather(
-            *(
-                self.hosting.put(image.data, EXTENSIONS[image.format], owner)
-                for image in response.images
+        with part("store images"):
+            return await asyncio.gather(
+                *(
+                    self.hosting.put(image.data, EXTENSIONS[image.format], owner)
+                    for image in response.images
+                )
             )
-        )
 
     def _base_url(self, request: Request) -> str:
         return origin.base_url(request, self.settings.public_url, self.trusted)
@@ -196,7 +215,11 @@ class Gateway:
 
     def admit(self, request: Request) -> Key:
         """The request's key. Raises Unauthorized."""
-        key = self.keys.find(request.headers)
+        try:
+            key = self.keys.find(request.headers)
+        except KeyExpired as refused:
+            request.state.visit.key = refused.key_id  # the log says whose
+            raise
         request.state.visit.key = key.id
         return key
 
@@ -210,8 +233,9 @@ class Gateway:
     async def healthz(self, _request: Request) -> Response:
         return replies.json_response({"status": "alive"})
 
-    async def readyz(self, _request: Request) -> Response:
-        if not await self.upstream.ready():
+    async def readyz(self, request: Request) -> Response:
+        draining = getattr(request.state, "draining", False)  # as drain.py says
+        if draining or not await self.upstream.ready():
             raise Unavailable
         return replies.json_response({"status": "ready"})
 

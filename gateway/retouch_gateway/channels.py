@@ -40,7 +40,15 @@ def channel(
     target: str, credentials: grpc.ChannelCredentials | None, send_bytes: int
 ) -> grpc.aio.Channel:
     """A channel to `target`, for the life of the process; without credentials in plain text."""
-    options = [
+    given = options(send_bytes)
+    if credentials:
+        return grpc.aio.secure_channel(target, credentials, given)
+    return grpc.aio.insecure_channel(target, given)
+
+
+def options(send_bytes: int) -> list[tuple[str, str | int]]:
+    """What gRPC is told of such a channel; `send_bytes`: the largest request."""
+    return [
         ("grpc.service_config", json.dumps(SERVICE_CONFIG)),
         ("grpc.max_send_message_length", send_bytes),
         ("grpc.max_receive_message_length", RECEIVE_BYTES),
@@ -55,12 +63,12 @@ def channel(
         ("grpc.initial_reconnect_backoff_ms", 200),
         ("grpc.min_reconnect_backoff_ms", 5_000),
         ("grpc.max_reconnect_backoff_ms", 2_000),
+        # A name is asked again when a server goes, and by default not within 30 s of the last time: where two go one
+        # after the other, those that came in their places would not be known.
+        ("grpc.dns_min_time_between_resolutions_ms", 2_000),
         # The upstream is a neighbour, whatever http_proxy says.
         ("grpc.enable_http_proxy", 0),
     ]
-    if credentials:
-        return grpc.aio.secure_channel(target, credentials, options)
-    return grpc.aio.insecure_channel(target, options)
 
 
 def credentials(settings: Settings) -> grpc.ChannelCredentials | None:

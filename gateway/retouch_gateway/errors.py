@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -32,6 +33,7 @@ class GatewayError(Exception):
     GatewayError            500
     ├─ BadRequest           400  one or more fields break a rule
     ├─ Unauthorized         401  no API key, or none that is known
+    │  └─ KeyExpired        401  one that was good until lately
     ├─ Forbidden            403  the key is known, and may not do this
     ├─ NotFound             404  no such model, image or path
     ├─ BodyTimeout          408  the body came too slowly
@@ -84,6 +86,14 @@ class Unauthorized(GatewayError):
 
     def __init__(self, message: str | None = None) -> None:
         super().__init__(message, headers={"www-authenticate": "Bearer"})
+
+
+class KeyExpired(Unauthorized):
+    """`when`, in UTC. `key_id` is for the log."""
+
+    def __init__(self, key_id: str, when: datetime) -> None:
+        self.key_id = key_id
+        super().__init__(f"This API key expired at {when:%Y-%m-%d %H:%M:%S} UTC.")
 
 
 class Forbidden(GatewayError):

@@ -5,6 +5,7 @@
     hash = "sha256:2c26b4…"     # 64 hexadecimal digits
     rate_limit = "60/minute"    # these two are optional: else the gateway's own apply
     concurrency = 4
+    expires = 2027-03-01        # optional too: a date, at 0:00 UTC, or a time with its offset
 
 `retouch key new` makes a key and its entry. A key is 256 random bits, which nobody finds by trying:
 there is nothing that a salt or a slow hash would slow down, so a plain SHA-256 is right.
@@ -16,9 +17,12 @@ import asyncio
 import hashlib
 import hmac
 import logging
+import math
 import re
+import time
 import tomllib
 from collections.abc import Iterator, Sequence
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,7 +30,7 @@ import limits
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from starlette.datastructures import Headers
 
-from retouch_gateway.errors import Unauthorized
+from retouch_gateway.errors import KeyExpired, Unauthorized
 from retouch_gateway.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -53,6 +57,18 @@ def rates(text: object) -> tuple[limits.RateLimitItem, ...]:
     return tuple(limits.parse_many(text))
 
 
+def moment(value: object) -> datetime:
+    """In UTC: a TOML date, at 0:00, or a date-time with its offset. Raises ValueError."""
+    if type(value) is date:
+        return datetime(value.year, value.month, value.day, tzinfo=UTC)
+    if not isinstance(value, datetime) or value.tzinfo is None:
+        raise ValueError("must be such as 2027-03-01, or 2027-03-01T12:00:00Z")
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("must be of the years 1 to 9999 in UTC") from None
+
+
 class Key(BaseModel):
     """One entry of the file."""
 
@@ -65,6 +81,12 @@ class Key(BaseModel):
     # Empty, None: the gateway's own.
     rate_limit: Annotated[tuple[limits.RateLimitItem, ...], BeforeValidator(rates)] = ()
     concurrency: int | None = Field(None, ge=1, le=MAX_CONCURRENCY)
+    # From then on it opens nothing; None: never.
+    expires: Annotated[datetime | None, BeforeValidator(moment)] = None
+
+    @property
+    def expired(self) -> bool:
+        return self.expires is not None and self.expires.timestamp() <= time.time()
 
 
 class _File(BaseModel):
@@ -93,9 +115,10 @@ class Keys:
         self.metrics = metrics
         self._seen = self._before = _contents(path) if path else b""
         self._keys = _parse(self._seen)
+        metrics.key_next_expiry.set_function(self._next_expiry)
 
     def find(self, headers: Headers) -> Key:
-        """The key of a request. Raises Unauthorized, the same for none as for one unknown.
+        """The key of a request. Raises Unauthorized, the same for none as for one unknown; KeyExpired.
 
         `x-api-key: KEY` counts where it is given, else `Authorization: Bearer KEY`: OpenAI's SDKs
         always send that, if need be with a made-up key.
@@ -108,7 +131,11 @@ class Keys:
         fits = [key for key in self._keys if hmac.compare_digest(key.hash, hashed)]
         if not secret or not fits:
             raise Unauthorized
-        return fits[0]
+        key = fits[0]
+        if key.expires and key.expired:
+            self.metrics.expired_keys.inc()
+            raise KeyExpired(key.id, key.expires)
+        return key
 
     async def watch_forever(self) -> None:
         """Take up what becomes of the file, two seconds later at most.
@@ -132,9 +159,17 @@ class Keys:
         except KeysError as error:
             log.error("keys: the file is not taken up: %s", "; ".join(error.lines))
             self.metrics.key_reloads.labels("failed").inc()
+            self.metrics.keys_outdated.set(1)
         else:
-            log.info("keys: %d in force", len(self._keys))
+            expired = sum(key.expired for key in self._keys)
+            also = f", {expired} expired" if expired else ""
+            log.info("keys: %d in force%s", len(self._keys) - expired, also)
             self.metrics.key_reloads.labels("ok").inc()
+            self.metrics.keys_outdated.set(0)
+
+    def _next_expiry(self) -> float:
+        ahead = (key.expires.timestamp() for key in self._keys if key.expires and not key.expired)
+        return min(ahead, default=math.inf)
 
 
 def _bearer(authorization: str) -> str:

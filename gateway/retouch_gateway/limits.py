@@ -90,6 +90,7 @@ class Limits:
         )
         self._at_once = asyncio.Semaphore(REDIS_AT_ONCE)
         self._recovering: asyncio.Task[None] | None = None
+        metrics.limits_degraded.set_function(lambda: self._recovering is not None)
         self._owed: list[Slot] = []  # to be freed once Redis is back
         self._tasks: set[asyncio.Task[Any]] = set()
 

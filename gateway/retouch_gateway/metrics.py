@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import grpc
 from prometheus_client import (
     CollectorRegistry,
@@ -61,17 +63,11 @@ class Metrics:
         self.request_seconds = self._histogram(
             "request_seconds", "From a request's first byte to its answer's last.", "route"
         )
-        self.in_flight = Gauge(
-            "retouch_gateway_in_flight", "HTTP requests under way.", registry=self.registry
-        )
+        self.in_flight = self._gauge("in_flight", "HTTP requests under way.")
         self.body_rejections = self._counter(
             "body_rejections", "Edit requests refused before the upstream was asked.", "reason"
         )
-        self.body_bytes = Gauge(
-            "retouch_gateway_body_bytes",
-            "Bytes of the bodies of edits under way.",
-            registry=self.registry,
-        )
+        self.body_bytes = self._gauge("body_bytes", "Bytes of the bodies of edits under way.")
         self.disconnects = self._counter("disconnects", "Callers that left before their answer.")
         self.upstream_requests = self._counter(
             "upstream_requests", "gRPC calls, by how they ended.", "rpc", "code"
@@ -79,11 +75,8 @@ class Metrics:
         self.upstream_seconds = self._histogram(
             "upstream_seconds", "From a gRPC call's start to its end, retries included.", "rpc"
         )
-        self.upstream_ready = Gauge(
-            "retouch_gateway_upstream_ready",
-            "1 while a healthy server is behind the target.",
-            ["target"],
-            registry=self.registry,
+        self.upstream_ready = self._gauge(
+            "upstream_ready", "1 while a healthy server is behind the target.", "target"
         )
         self.stored_images = self._counter("stored_images", "Images put into the store.")
         self.stored_bytes = self._counter("stored_bytes", "Bytes of the images put there.")
@@ -95,9 +88,28 @@ class Metrics:
         self.key_reloads = self._counter(
             "key_reloads", "Changes of the file of keys: taken up, or failed.", "result"
         )
+        self.keys_outdated = self._gauge(
+            "keys_outdated", "1 while what the file of keys holds is not what is in force."
+        )
+        self.key_next_expiry = self._gauge(
+            "key_next_expiry_timestamp_seconds",
+            "Unix time at which the next API key expires, +Inf = none does.",
+        )
+        self.key_next_expiry.set(math.inf)
+        self.expired_keys = self._counter(
+            "expired_keys", "Requests refused since their API key has expired."
+        )
+        self.certificate_expiry = self._gauge(
+            "certificate_expiry_timestamp_seconds",
+            "Unix time at which the certificates of a file in use expire.",
+            "file",
+        )
         self.limited = self._counter("limited", "Edits refused by a caller's own limit.", "limit")
         self.limits_outages = self._counter(
             "limits_outages", "Times that Redis was lost and limits were counted here instead."
+        )
+        self.limits_degraded = self._gauge(
+            "limits_degraded", "1 while Redis is away and limits are counted here instead."
         )
         self._start_at_zero()
 
@@ -125,6 +137,9 @@ class Metrics:
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"retouch_gateway_{name}", text, labels, registry=self.registry)
+
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(f"retouch_gateway_{name}", text, labels, registry=self.registry)
 
     def _histogram(self, name: str, text: str, *labels: str) -> Histogram:
         return Histogram(

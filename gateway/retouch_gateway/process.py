@@ -1,11 +1,10 @@
-"""`retouch-gateway`: settings, sockets, run until told to stop."""
+"""The process of a gateway: settings, sockets, run until told to stop."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import secrets
-import signal
 import socket
 import sys
 from collections.abc import Sequence
@@ -14,8 +13,9 @@ from typing import NoReturn
 import uvicorn
 from prometheus_client import disable_created_metrics, start_http_server
 
-from retouch_gateway import logs, memory
+from retouch_gateway import logs, memory, otlp
 from retouch_gateway.app import create_app
+from retouch_gateway.drain import Server
 from retouch_gateway.keys import KeysError
 from retouch_gateway.metrics import Metrics
 from retouch_gateway.protocol import EnvelopeProtocol
@@ -27,6 +27,7 @@ from retouch_gateway.settings import (
     unknown_variables,
 )
 from retouch_gateway.stores import Store, kept_key, open_store
+from retouch_gateway.tracing import Tracing
 
 log = logging.getLogger("retouch_gateway")
 
@@ -36,9 +37,6 @@ def main() -> None:
 
     Exit status: 0 stopped, 1 a port is taken, 2 a setting is wrong.
     """
-    # uvicorn hands the signal on once it has stopped; that is an orderly end.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _stopped)
     try:
         settings = load(sys.argv[1:])
     except SettingsError as error:
@@ -58,8 +56,9 @@ def serve(settings: Settings) -> None:
     metrics = Metrics()
     listener = _listen(settings)
     store, signing_keys = _store(settings)
+    tracing = Tracing(otlp.connect("retouch-gateway"))
     try:
-        app = create_app(settings, store, signing_keys, metrics)
+        app = create_app(settings, store, signing_keys, metrics, tracing)
     except KeysError as error:
         _leave(2, *(f"{PREFIX}KEYS: {line}" for line in error.lines))
     except SettingsError as error:
@@ -87,7 +86,10 @@ def serve(settings: Settings) -> None:
         *(f"[{host}]" if ":" in host else host, port),
         *(settings.upstream, settings.store, settings.ttl),
     )
-    uvicorn.Server(config).run([listener])
+    try:
+        Server(config, settings.drain_wait).run([listener])
+    finally:
+        tracing.close()
 
 
 def _listen(settings: Settings) -> socket.socket:
@@ -125,11 +127,3 @@ def _leave(status: int, *lines: str) -> NoReturn:
     for line in lines:
         print(line, file=sys.stderr)
     sys.exit(status)
-
-
-def _stopped(_signal: int, _frame: object) -> NoReturn:
-    sys.exit(0)
-
-
-if __name__ == "__main__":
-    main()

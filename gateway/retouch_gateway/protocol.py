@@ -18,6 +18,7 @@ HEAD_BYTES = 64 * 2**10
 HEAD_SECONDS = 30.0
 WAITING = 8  # requests on one connection, behind the one under way
 STALL_SECONDS = 30.0  # for which a caller may take nothing of its answer
+LINGER_SECONDS = 1  # for which a caller who was not told that the gateway stops may still ask
 STOP_SECONDS = 5.0  # the same when the gateway stops; and what a body may still take to come
 
 
@@ -50,7 +51,13 @@ class EnvelopeProtocol(HttpToolsProtocol):
         self._tell_it_is_over()
 
     def shutdown(self) -> None:
+        cycle = self._current
+        unaware = cycle and cycle.response_started and cycle.keep_alive
         super().shutdown()
+        if cycle and unaware:
+            # Its head, a stream's, went out before it could say that the connection closes: the next one's will.
+            cycle.keep_alive = True
+            self.timeout_keep_alive = LINGER_SECONDS
         self.loop.call_later(STOP_SECONDS, self._stop_waiting)
         self._patience = STOP_SECONDS
         self._watch_anew()

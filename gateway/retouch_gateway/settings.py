@@ -96,6 +96,14 @@ class Settings(BaseSettings):
         le=86400,
         description="seconds that a connection may idle; more than a load balancer's own",
     )
+    drain_wait: float = Field(
+        0.2,
+        ge=0,
+        le=60,
+        allow_inf_nan=False,
+        description="seconds for which all is still answered, when stopping, and callers are asked "
+        "to leave",
+    )
     max_image_bytes: int = Field(
         4 * 2**20, ge=1, le=2**26, description="largest encoded image, decoded from base64"
     )

@@ -24,6 +24,7 @@ from retouch.v1.image_edit_pb2_grpc import ImageEditStub
 from retouch_gateway.channels import SERVICE
 from retouch_gateway.errors import BadUpstream, GatewayError, from_rpc
 from retouch_gateway.metrics import Metrics
+from retouch_gateway.tracing import current
 
 log = logging.getLogger(__name__)
 
@@ -40,8 +41,12 @@ _READY, _FAILED = grpc.ChannelConnectivity.READY, grpc.ChannelConnectivity.TRANS
 
 @dataclass(slots=True)
 class _Call:
-    """A gRPC call under way. `accepted`: its server has taken it, and may have begun the work."""
+    """A gRPC call under way.
 
+    `metadata`: what goes along. `accepted`: its server has taken it, and may have begun the work.
+    """
+
+    metadata: tuple[tuple[str, str], ...]
     accepted: bool = False
 
 
@@ -118,9 +123,11 @@ class Target:
 
     async def _ask(self) -> None:
         try:
-            with self._calling("ListModels", ()):
-                call = self._stub.ListModels(ListModelsRequest(), timeout=LIST_SECONDS)
-                self.models = _sound(await call).models
+            with self._calling("ListModels", ()) as call:
+                listing = self._stub.ListModels(
+                    ListModelsRequest(), timeout=LIST_SECONDS, metadata=call.metadata
+                )
+                self.models = _sound(await listing).models
             self._changed()
         except GatewayError:
             pass  # it is logged
@@ -147,9 +154,8 @@ class Target:
 
         Raises what errors.from_rpc makes of a failed call.
         """
-        with self._calling("Edit", metadata):
-            call = self._stub.Edit(request, timeout=seconds, metadata=tuple(metadata))
-            return _sound(await call)
+        with self._calling("Edit", metadata) as call:
+            return _sound(await self._stub.Edit(request, timeout=seconds, metadata=call.metadata))
 
     async def stream(
         self, request: EditRequest, seconds: float, metadata: Metadata
@@ -159,7 +165,7 @@ class Target:
         Raises BadUpstream too, for a stream that ends without a result.
         """
         with self._calling("StreamEdit", metadata) as call:
-            events = self._stub.StreamEdit(request, timeout=seconds, metadata=tuple(metadata))
+            events = self._stub.StreamEdit(request, timeout=seconds, metadata=call.metadata)
             try:
                 async for event in events:
                     call.accepted = True
@@ -176,7 +182,8 @@ class Target:
     @contextlib.contextmanager
     def _calling(self, rpc: str, metadata: Metadata) -> Iterator[_Call]:
         """Count a call, however it ends, and say what its failure means."""
-        call, started = _Call(), time.monotonic()
+        span = current.get().call(f"{SERVICE}/{rpc}", self.address)
+        call, started = _Call(span.onto(metadata)), time.monotonic()
         code = grpc.StatusCode.CANCELLED  # what it is when the caller has gone
         self.calls += 1
         try:
@@ -194,6 +201,7 @@ class Target:
             raise
         finally:
             self.calls -= 1
+            span.called(code.name)
             self._metrics.upstream_requests.labels(rpc, code.name).inc()
             self._metrics.upstream_seconds.labels(rpc).observe(time.monotonic() - started)
 

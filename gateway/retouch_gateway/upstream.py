@@ -16,6 +16,7 @@ from retouch_gateway import channels
 from retouch_gateway.errors import SOON, Busy, GatewayError, NotFound, Unavailable
 from retouch_gateway.metrics import Metrics
 from retouch_gateway.target import Metadata, Target
+from retouch_gateway.tracing import current
 
 WAIT_SECONDS = 0.5  # for a target to become ready
 START_SECONDS = 1.0
@@ -130,6 +131,7 @@ class Upstream:
                     await self._ask_again()
                 if len(passed) > 1 or not self._candidates(request.model, passed):
                     raise self._reason(request.model, list(passed.values())) from None
+                current.get().event("another target", {"error.type": type(error).__name__})
 
     def _reason(self, model: str, errors: Sequence[GatewayError]) -> GatewayError:
         """Of what each target said, what the caller hears: 404 last, for then nobody tries again."""

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
-from . import logs
+from . import logs, otlp
 from .settings import Settings, SettingsError, read, unknown_variables
 
 if TYPE_CHECKING:
@@ -24,6 +24,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     A second signal exits at once, with 1.
     """
+    # Until there is a loop: of process 1, as in a container, the kernel drops a signal that nobody handles.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: _exit_now(0))
     try:
         settings = read(sys.argv[1:] if arguments is None else arguments)
     except SettingsError as error:
@@ -42,7 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     # What gRPC's core would write beside the log; a port that is taken, it also raises.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    sys.exit(asyncio.run(serve(settings)))
+    # All is stopped: to take apart what torch has loaded would be 1.4 s of CPU for nothing.
+    _exit_now(asyncio.run(serve(settings)))
 
 
 async def serve(settings: Settings) -> int:
@@ -50,6 +54,7 @@ async def serve(settings: Settings) -> int:
     # Here and not above: torch takes seconds to import, and mistakes in the settings should not wait for it.
     from .loading import LoadError
     from .server import BindError, Server
+    from .tracing import Tracing
 
     logs.adopt()
     stopping = asyncio.Event()
@@ -62,7 +67,8 @@ async def serve(settings: Settings) -> int:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
-    server = Server(settings, on_death=lambda: loop.call_soon_threadsafe(stopping.set))
+    tracing = Tracing(otlp.connect("retouch-server"))
+    server = Server(settings, lambda: loop.call_soon_threadsafe(stopping.set), tracing)
     code = 0
     try:
         await _serve_until(stopping, server)
@@ -72,6 +78,7 @@ async def serve(settings: Settings) -> int:
     else:
         log.info("stopping: %s", "an engine died" if server.dead else "finishing what was accepted")
     clean = await server.stop()
+    await asyncio.to_thread(tracing.close)
     code = 1 if server.dead else code
     if not clean:
         _exit_now(code)

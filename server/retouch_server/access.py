@@ -6,7 +6,7 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -16,6 +16,7 @@ import grpc
 from .errors import RequestError
 from .jobs import Job
 from .metrics import Metrics
+from .tracing import OFF, Span, Tracing
 
 log = logging.getLogger(__name__)
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
@@ -29,14 +30,43 @@ _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}"
 class Call:
     """A call under way. `job`: what it became, once it is accepted."""
 
+    span: Span
     job: Job | None = None
+
+    @property
+    def what(self) -> dict[str, str | int]:
+        """Sizes and counts, nothing that the caller wrote or sent."""
+        if not self.job:
+            return {}
+        first = self.job.inputs[0]
+        width, height = (first.region.base if first.region else first.image).size
+        return {
+            "model": self.job.served.model.entry.id,
+            "inputs": 1 + len(first.references),
+            "images": len(self.job.edits),
+            "size": f"{width}x{height}",
+            "steps": self.job.steps,
+        }
+
+    @property
+    def times(self) -> dict[str, int]:
+        """Milliseconds of each phase."""
+        if not self.job:
+            return {}
+        timings = self.job.timings
+        return {
+            "queue_ms": round(timings.queue_seconds * 1000),
+            "encode_ms": round(timings.encode_seconds * 1000),
+            "denoise_ms": round(timings.denoise_seconds * 1000),
+            "decode_ms": round(timings.decode_seconds * 1000),
+        }
 
 
 class Access:
     """Sees every call from its start to its end."""
 
-    def __init__(self, metrics: Metrics) -> None:
-        self._metrics = metrics
+    def __init__(self, metrics: Metrics, tracing: Tracing = OFF) -> None:
+        self._metrics, self._tracing = metrics, tracing
         self._calls = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -52,8 +82,11 @@ class Access:
 
     @asynccontextmanager
     async def answering(self, method: str, context: Context) -> AsyncIterator[Call]:
-        """Answer a call's errors with their status and details; count and log the call, however it ends."""
-        call, started = Call(), time.monotonic()
+        """Answer a call's errors with their status and details; count, log and trace the call, however it ends."""
+        sent, started = _sent(context), time.monotonic()
+        call = Call(self._tracing.call(method, dict(context.invocation_metadata() or ())))
+        if trace_id := call.span.trace_id:
+            sent["trace_id"] = trace_id
         code = grpc.StatusCode.OK
         self._calls += 1
         self._idle.clear()
@@ -67,7 +100,7 @@ class Access:
             code = grpc.StatusCode.DEADLINE_EXCEEDED if passed else grpc.StatusCode.CANCELLED
             raise
         except Exception:
-            log.exception("%s failed", method, extra=_sent(context))
+            log.exception("%s failed", method, extra=sent)
             code = grpc.StatusCode.INTERNAL
             await context.abort(code, "internal error")
         finally:
@@ -82,26 +115,16 @@ class Access:
                 logging.DEBUG if method == "ListModels" and not code.value[0] else logging.INFO,
                 "call",
                 extra={"rpc": method, "code": code.name, "ms": round(seconds * 1000)}
-                | (_of(call.job) if call.job else {})
-                | _sent(context),
+                | call.what
+                | call.times
+                | sent,
             )
+            self._trace(call, code, sent)
 
-
-def _of(job: Job) -> dict[str, object]:
-    """What the log says of a job: sizes, counts and times, nothing that the caller wrote or sent."""
-    timings, first = job.timings, job.inputs[0]
-    width, height = (first.region.base if first.region else first.image).size
-    return {
-        "model": job.served.model.entry.id,
-        "inputs": 1 + len(first.references),
-        "images": len(job.edits),
-        "size": f"{width}x{height}",
-        "steps": job.steps,
-        "queue_ms": round(timings.queue_seconds * 1000),
-        "encode_ms": round(timings.encode_seconds * 1000),
-        "denoise_ms": round(timings.denoise_seconds * 1000),
-        "decode_ms": round(timings.decode_seconds * 1000),
-    }
+    def _trace(self, call: Call, code: grpc.StatusCode, sent: Mapping[str, str]) -> None:
+        known = call.what | {name: sent[name] for name in ("request_id",) if name in sent}
+        attributes = {f"retouch.{name}": value for name, value in known.items()}
+        call.span.answered(code, call.job.edits if call.job else (), attributes)
 
 
 def _sent(context: Context) -> dict[str, str]:

@@ -14,6 +14,7 @@ from .engine.edit import QueueFull
 from .engine.engine import Engine
 from .models import Inputs, Model
 from .previews import Previewer
+from .tracing import NONE, Span
 from .validation import Plan
 
 
@@ -50,6 +51,7 @@ class Job:
     inputs: Sequence[Inputs]
     edits: Sequence[engine_edit.Edit]
     ahead: int
+    span: Span = NONE
 
     def __enter__(self) -> Job:
         return self

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from itertools import product
 
 import grpc
+import torch
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
@@ -13,6 +14,7 @@ from prometheus_client.process_collector import ProcessCollector
 
 from .engine.edit import Edit
 from .engine.engine import Engine
+from .memory import is_exhaustion
 from .models import Model
 
 PREFIX = "retouch_server"
@@ -39,6 +41,11 @@ class Metrics:
         )
         self.request_seconds = self._histogram(
             "request_seconds", "Time from a call to its answer.", SECONDS, ("method",)
+        )
+        self.certificate_expiry = self._gauge(
+            "certificate_expiry_timestamp_seconds",
+            "Unix time at which the certificates of a file in use expire.",
+            ("file",),
         )
         self._of_edits()
         self._of_forwards()
@@ -74,6 +81,11 @@ class Metrics:
         self.max_tokens = self._gauge(
             "max_tokens", "Tokens of the largest forward that is shared, 0 = no limit."
         )
+        self.device_errors = self._counter(
+            "device_errors",
+            "Times that memory ran out in an edit, or the accelerator failed.",
+            ("model", "kind"),
+        )
 
     def _of_models(self) -> None:
         self.load_seconds = self._gauge("model_load_seconds", "Time a model took to load.")
@@ -105,6 +117,8 @@ class Metrics:
                 self.phase_seconds.labels(model, phase)
             for kind, result in product(("prompt", "image"), ("hit", "miss")):
                 self.lookups.labels(model, kind, result)
+            for kind in ("out_of_memory", "accelerator"):
+                self.device_errors.labels(model, kind)
             for series in (self.queued, self.running, self.slots, self.load_seconds, self.parameters,
                            self.memory, self.steps, self.reused, self.max_tokens, self.batch_rows, self.forward_seconds,
                            self.encoding_bytes):  # fmt: skip
@@ -125,6 +139,13 @@ class Metrics:
     def forward(self, model: str, rows: int, seconds: float) -> None:
         self.batch_rows.labels(model).observe(rows)
         self.forward_seconds.labels(model).observe(seconds)
+
+    def failed(self, model: str, error: BaseException) -> None:
+        """Count an error of the engine that the device is to blame for; others are in `edits`."""
+        if isinstance(error, torch.AcceleratorError):
+            self.device_errors.labels(model, "accelerator").inc()
+        elif isinstance(error, Exception) and is_exhaustion(error):
+            self.device_errors.labels(model, "out_of_memory").inc()
 
     def looked_up(self, model: str, kind: str, hit: bool) -> None:
         self.lookups.labels(model, kind, "hit" if hit else "miss").inc()

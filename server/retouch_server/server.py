@@ -13,12 +13,12 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health
 from grpc_reflection.v1alpha import reflection
-from prometheus_client import disable_created_metrics, start_http_server
+from prometheus_client import disable_created_metrics
 
 from retouch.v1 import image_edit_pb2 as pb
 from retouch.v1.image_edit_pb2_grpc import add_ImageEditServicer_to_server
 
-from . import catalog, loading, warmup
+from . import catalog, certificates, loading, page, warmup
 from .engine.engine import Engine
 from .images import InputLimits
 from .jobs import Served
@@ -27,6 +27,7 @@ from .models import Model
 from .previews import Previewer
 from .service import ImageEdit
 from .settings import Settings
+from .tracing import OFF, Tracing
 from .warmup import Sharing
 
 log = logging.getLogger(__name__)
@@ -43,10 +44,14 @@ class Server:
     """One server process, on `port` once started.
 
     `on_death` is called, from an engine's thread, when that engine has died; `dead` is then true.
+    `ready`: all models are loaded and the server is not draining.
     """
 
-    def __init__(self, settings: Settings, on_death: Callable[[], object]) -> None:
+    def __init__(
+        self, settings: Settings, on_death: Callable[[], object], tracing: Tracing = OFF
+    ) -> None:
         self.dead = False
+        self.ready = False
         self._stopping = False
         self._loading = False
         self.port = 0
@@ -54,9 +59,11 @@ class Server:
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._entries = catalog.read(settings.models)
         self._metrics = Metrics([entry.id for entry in self._entries])
+        self._metrics.ready.set_function(lambda: self.ready)
+        certificates.tell(settings, self._metrics)
         self._pool = ThreadPoolExecutor(settings.threads, thread_name_prefix="pixels")
         limits = InputLimits(settings.max_image_bytes, settings.max_image_pixels)
-        self._service = ImageEdit(self._metrics, self._pool, limits)
+        self._service = ImageEdit(self._metrics, self._pool, limits, tracing)
         self._page: WSGIServer | None = None
         self._health = health.HealthServicer()
         self._grpc = grpc.aio.server(options=_options(settings))
@@ -88,7 +95,8 @@ class Server:
         if not port:
             return
         try:
-            self._page, _ = start_http_server(port, host, self._metrics.registry)
+            loop = asyncio.get_running_loop()
+            self._page = page.serve(host, port, self._metrics.registry, loop, lambda: self.ready)
         except OSError as error:
             where = f"{host}:{port}"
             raise BindError(
@@ -112,7 +120,7 @@ class Server:
             served[entry.id] = Served(model, self._engine(model, sharing, device), previewer)
             log.info("loaded model %s in %.1f s", entry.id, model.load_seconds)
         self._service.served = served
-        self._metrics.ready.set(1)
+        self.ready = True
         await self._health.set(SERVICE, SERVING)
         log.info("serving %s", ", ".join(served))
 
@@ -125,6 +133,7 @@ class Server:
             device=device,
             on_forward=partial(self._metrics.forward, entry.id),
             on_lookup=partial(self._metrics.looked_up, entry.id),
+            on_error=partial(self._metrics.failed, entry.id),
             on_death=self._died,
             name=f"engine {entry.id}",
         )
@@ -145,7 +154,7 @@ class Server:
         False if a thread of ours is still busy in torch, where nothing can end it but the end of the process.
         """
         self._stopping = True
-        self._metrics.ready.set(0)
+        self.ready = False
         await self._health.set(SERVICE, NOT_SERVING)
         if self._service.served:
             await asyncio.sleep(self._settings.drain_wait)

@@ -32,6 +32,7 @@ from .metrics import Metrics
 from .models import Flagged, Inputs
 from .previews import Previewer
 from .streaming import Events
+from .tracing import OFF, Span, Tracing
 from .validation import Plan
 
 log = logging.getLogger(__name__)
@@ -45,15 +46,21 @@ class ImageEdit(ImageEditServicer):
     draining: whether edits are refused, as before work has started.
     """
 
-    def __init__(self, metrics: Metrics, pool: Executor, limits: images.InputLimits) -> None:
+    def __init__(
+        self,
+        metrics: Metrics,
+        pool: Executor,
+        limits: images.InputLimits,
+        tracing: Tracing = OFF,
+    ) -> None:
         self.served: Mapping[str, Served] = {}
         self.draining = False
-        self.access = Access(metrics)
+        self.access = Access(metrics, tracing)
         self._metrics, self._pool, self._limits = metrics, pool, limits
 
     async def Edit(self, request: pb.EditRequest, context: Context) -> pb.EditResponse:
         async with self.access.answering("Edit", context) as call:
-            with await self._accept(request, context) as job:
+            with await self._accept(request, context, call.span) as job:
                 call.job = job
                 # From here a retry would do the work twice: the first metadata ends gRPC's own, and tells the caller.
                 await context.send_initial_metadata(((ACCEPTED, "1"),))
@@ -65,7 +72,7 @@ class ImageEdit(ImageEditServicer):
     ) -> AsyncIterator[pb.EditEvent]:
         async with self.access.answering("StreamEdit", context) as call:
             events = Events()
-            with await self._accept(request, context, events) as job:
+            with await self._accept(request, context, call.span, events) as job:
                 call.job = job
                 finish = asyncio.create_task(self._finish(job, context))
                 try:
@@ -89,6 +96,7 @@ class ImageEdit(ImageEditServicer):
         self,
         request: pb.EditRequest,
         context: Context,
+        span: Span,
         events: Events | None = None,
     ) -> Job:
         """Check a request and hand its edits to the engine, all or none. Raises RequestError.
@@ -101,13 +109,14 @@ class ImageEdit(ImageEditServicer):
         remaining = context.time_remaining()
         deadline = None if remaining is None else time.monotonic() + remaining
         try:
-            with served.place(len(plan.seeds)):
+            with served.place(len(plan.seeds)), span.part("prepare"):
                 inputs = await self._in_pool(validation.prepare, request, plan, model, self._limits)
             edits = [
                 engine_edit.Edit(model.run(each), deadline, total=each.steps) for each in inputs
             ]
             if events:
                 self._follow(events, served, plan, inputs, edits)
+            span.watch(edits, model.entry.id)
             ahead = engine.submit(edits)
         except QueueFull as full:
             self._metrics.edits.labels(model.entry.id, "rejected").inc(len(plan.seeds))
@@ -116,7 +125,7 @@ class ImageEdit(ImageEditServicer):
             raise NotServing(str(stopped)) from None
         for edit in edits:
             edit.future.add_done_callback(self._counter(model.entry.id, edit))
-        return Job(served, plan, inputs, edits, ahead)
+        return Job(served, plan, inputs, edits, ahead, span)
 
     def _follow(
         self,
@@ -162,12 +171,13 @@ class ImageEdit(ImageEditServicer):
             raise ModelFailed("the engine stopped before the edit was done") from None
         except Exception:  # which the engine has logged
             raise ModelFailed("the model failed on this edit") from None
-        pictures = await asyncio.gather(
-            *(
-                self._in_pool(replies.picture, job.served.model, job.plan, inputs, tensor)
-                for inputs, tensor in zip(job.inputs, tensors, strict=True)
+        with job.span.part("encode reply"):
+            pictures = await asyncio.gather(
+                *(
+                    self._in_pool(replies.picture, job.served.model, job.plan, inputs, tensor)
+                    for inputs, tensor in zip(job.inputs, tensors, strict=True)
+                )
             )
-        )
         self._pool.submit(_learn, job.served.previewer, job.edits[0].latents, tensors[0])
         context.set_trailing_metadata(
             (("endpoint-load-metrics-bin", replies.load_report(job.served.engine)),)

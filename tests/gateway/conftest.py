@@ -31,6 +31,7 @@ from retouch_gateway.metrics import Metrics
 from retouch_gateway.protocol import EnvelopeProtocol
 from retouch_gateway.settings import Settings
 from retouch_gateway.stores import open_store
+from retouch_gateway.tracing import OFF, Tracing
 
 SERVICE = "retouch.v1.ImageEdit"
 HERE = Path(__file__).parent
@@ -318,7 +319,7 @@ class Live:
 
 
 @contextlib.asynccontextmanager
-async def run_gateway(settings: Settings) -> AsyncIterator[Live]:
+async def run_gateway(settings: Settings, tracing: Tracing = OFF) -> AsyncIterator[Live]:
     """A gateway with `settings`, on a free port."""
     metrics, keys = Metrics(), settings.signing_keys or [b"k" * 32]
     listener = socket.create_server(("127.0.0.1", 0))
@@ -326,7 +327,7 @@ async def run_gateway(settings: Settings) -> AsyncIterator[Live]:
         socket.IPPROTO_TCP, socket.TCP_NODELAY, 1
     )  # asyncio sees proto 0, and does not
     config = uvicorn.Config(
-        create_app(settings, open_store(settings.store), keys, metrics),
+        create_app(settings, open_store(settings.store), keys, metrics, tracing),
         http=EnvelopeProtocol,
         ws="none",
         log_config=None,

@@ -6,17 +6,20 @@ import asyncio
 import contextlib
 import hashlib
 import logging
+import math
 import os
 from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from starlette.datastructures import Headers
 
 from retouch_gateway import keys
-from retouch_gateway.errors import Unauthorized
+from retouch_gateway.errors import KeyExpired, Unauthorized
 from retouch_gateway.keys import ANONYMOUS, Keys, KeysError
 from retouch_gateway.metrics import Metrics
+from tests.gateway.conftest import StartGateway, error_of
 
 
 def entry(key_id: str, secret: str, more: str = "") -> str:
@@ -132,10 +135,15 @@ def test_limits_of_an_entry(file: Path) -> None:
         ('rate_limit = "60/minute\\n"', "keys[0].rate_limit", "60/minute"),
         ("rate_limit = 60", "keys[0].rate_limit", "60/minute"),
         ("concurrency = 0", "keys[0].concurrency", "1"),
+        ('expires = "2027-03-01"', "keys[0].expires", "2027-03-01"),
+        ("expires = 2027-03-01T12:00:00", "keys[0].expires", "2027-03-01T12:00:00Z"),
+        ("expires = 9999-12-31T23:59:59-12:00", "keys[0].expires", "9999"),
+        ("expires = 12:00:00", "keys[0].expires", "2027-03-01"),
+        ("expires = 90", "keys[0].expires", "2027-03-01"),
         ("concurrency = 1001", "keys[0].concurrency", "1000"),
         ("concurrency = true", "keys[0].concurrency", "integer"),
         ('concurrency = "4"', "keys[0].concurrency", "integer"),
-        ("expires = 2027-01-01", "keys[0].expires", "not permitted"),
+        ("since = 2027-01-01", "keys[0].since", "not permitted"),
     ],
 )
 def test_what_an_entry_may_not_say(tmp_path: Path, text: str, where: str, what: str) -> None:
@@ -177,6 +185,65 @@ def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:
         "keys[1].hash",
     ]
     assert lines[2].endswith("is that of keys[0] too")
+
+
+@pytest.mark.parametrize(
+    "text", ["2027-03-01", "2027-03-01T00:00:00Z", "2027-03-01T01:30:00+01:30"]
+)
+def test_when_a_key_expires(tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the second; and it opens nothing more, while the other keys do."""
+    last = datetime(2027, 3, 1, tzinfo=UTC).timestamp()
+    now = last - 1
+    monkeypatch.setattr("time.time", lambda: now)
+    file = tmp_path / "keys"
+    file.write_text(entry("ada", "secret-a", f"expires = {text}") + BOB)
+    metrics = Metrics()
+    found = Keys(file, metrics)
+    value = metrics.registry.get_sample_value
+    assert who(found, x_api_key="secret-a") == "ada"
+    assert value("retouch_gateway_key_next_expiry_timestamp_seconds") == last
+    now = last
+    with pytest.raises(KeyExpired) as caught:
+        found.find(Headers({"x-api-key": "secret-a"}))
+    assert caught.value.key_id == "ada"
+    assert caught.value.message == "This API key expired at 2027-03-01 00:00:00 UTC."
+    assert who(found, x_api_key="secret-b") == "bob"
+    assert who(found, x_api_key="secret-c") == "401"
+    assert value("retouch_gateway_expired_keys_total") == 1
+    assert value("retouch_gateway_key_next_expiry_timestamp_seconds") == math.inf
+
+
+def test_the_next_expiry_is_the_first_of_those_ahead(tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text(
+        entry("old", "a", "expires = 2020-01-01")
+        + entry("far", "b", "expires = 2999-01-01")
+        + entry("near", "c", "expires = 2998-01-01")
+        + entry("ever", "d")
+    )
+    metrics = Metrics()
+    Keys(tmp_path / "keys", metrics)
+    when = metrics.registry.get_sample_value("retouch_gateway_key_next_expiry_timestamp_seconds")
+    assert when == datetime(2998, 1, 1, tzinfo=UTC).timestamp()
+
+
+async def test_an_expired_key_is_a_401_that_says_so_and_the_log_says_whose(
+    start: StartGateway, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "retouch_gateway.access")
+    file = tmp_path / "keys.toml"
+    file.write_text(entry("ada", "secret-a", "expires = 2020-01-01"))
+    gateway = await start(keys=file)
+    headers = {"x-api-key": "secret-a"}
+    for response in (
+        await gateway.client.post("/v1/images/edits", headers=headers, json={}),
+        await gateway.client.get("/v1/models", headers=headers),
+    ):
+        error = error_of(response, 401)
+        assert error["message"] == "This API key expired at 2020-01-01 00:00:00 UTC."
+        assert error["type"] == "authentication_error"
+        assert response.headers["www-authenticate"] == "Bearer"
+    assert gateway.value("expired_keys_total") == 2
+    assert [vars(record)["key"] for record in caplog.records] == ["ada", "ada"]
 
 
 def test_a_repeated_id_alone_is_refused(tmp_path: Path) -> None:
@@ -225,6 +292,10 @@ async def watched(path: Path) -> AsyncIterator[tuple[Keys, Metrics]]:
 def reloads(metrics: Metrics, result: str) -> float | None:
     name = "retouch_gateway_key_reloads_total"
     return metrics.registry.get_sample_value(name, {"result": result})
+
+
+def outdated(metrics: Metrics) -> float | None:
+    return metrics.registry.get_sample_value("retouch_gateway_keys_outdated")
 
 
 async def until(true: Callable[[], bool]) -> None:
@@ -306,6 +377,7 @@ async def test_a_broken_file_leaves_the_keys_as_they_were(
         messages = [text for text in caplog.messages if "not taken up" in text]
         assert len(messages) == reloads(metrics, "failed")
         assert len(messages) <= 2  # a folder in its place is gone first
+        assert outdated(metrics) == 1
         assert "the-key-itself" not in caplog.text
         assert who(found, x_api_key="secret-a") == "ada"
         assert who(found, x_api_key="secret-b") == "bob"
@@ -313,6 +385,7 @@ async def test_a_broken_file_leaves_the_keys_as_they_were(
         becomes(file, BOB)
         await until(lambda: who(found, x_api_key="secret-a") == "401")
         assert who(found, x_api_key="secret-b") == "bob"
+        await until(lambda: outdated(metrics) == 0)
 
 
 async def test_without_a_file_there_is_nothing_to_watch() -> None:

@@ -631,10 +631,13 @@ async def test_redis_dies_and_comes_back(
     [message] = caplog.messages
     assert message.startswith("limits: counting in this process alone: ")
     assert sample(limited, "limits_outages") == 1
+    degraded = limited.metrics.registry.get_sample_value
+    assert degraded("retouch_gateway_limits_degraded") == 1
 
     await asyncio.to_thread(own.start)
     await until(lambda: len(caplog.messages) == 2)
     assert caplog.messages[1] == "limits: counting in Redis again"
+    await until(lambda: degraded("retouch_gateway_limits_degraded") == 0)
     with own.client as client:
         fresh = [await limited.take(ada, HERE) for _ in range(2)]
         assert [name for name in client.scan_iter("*") if ada.id in name]

@@ -62,7 +62,7 @@ async def start_process(tmp_path: Path, upstream: Upstream) -> AsyncIterator[Sta
 
 def test_it_imports_quickly_and_holds_no_model() -> None:
     code = (
-        "import sys, time; began = time.perf_counter(); import retouch_gateway.__main__;"
+        "import sys, time; began = time.perf_counter(); import retouch_gateway.process;"
         "print(time.perf_counter() - began); print('\\n'.join(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -116,6 +116,49 @@ async def test_it_finishes_what_is_in_flight(
     _, errors = await asyncio.wait_for(process.communicate(), 5)
     assert process.returncode == 0
     assert b"Traceback" not in errors
+
+
+async def test_while_it_drains_callers_are_answered_and_asked_to_leave(
+    start_process: Starting, upstream: Upstream
+) -> None:
+    port = free_port()
+    process = await start_process("--port", str(port), "--drain-wait", "60")
+    upstream.echo.delay = 0.5
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+        kept = await client.get("/readyz")  # on a connection that is then left open
+        assert (kept.status_code, "connection" in kept.headers) == (200, False)
+        edit = asyncio.create_task(client.post("/v1/images/edits", json=BODY))
+        await asyncio.wait_for(upstream.echo.started.wait(), 30)
+        process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(30):
+            while (await client.get("/readyz")).status_code == 200:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+        assert (await client.get("/healthz")).status_code == 200
+        for answer in (await edit, await client.post("/v1/images/edits", json=BODY)):
+            assert (answer.status_code, answer.headers["connection"]) == (200, "close")
+    assert process.returncode is None
+    process.send_signal(signal.SIGINT)  # by whom the wait is too long
+    await asyncio.wait_for(process.communicate(), 30)
+    assert process.returncode == 0
+
+
+async def test_whoever_reads_a_stream_to_its_end_can_ask_once_more(
+    start_process: Starting, upstream: Upstream
+) -> None:
+    """Its head was sent before it could say that the connection closes."""
+    port = free_port()
+    process = await start_process("--port", str(port), "--drain-wait", "0")
+    upstream.echo.delay = 2
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+        body = {**BODY, "stream": True}
+        async with client.stream("POST", "/v1/images/edits", json=body) as stream:
+            assert (stream.status_code, "connection" in stream.headers) == (200, False)
+            process.send_signal(signal.SIGTERM)
+            assert b"image_edit.completed" in await stream.aread()
+        again = await client.get("/healthz")  # on that connection: nobody listens any more
+        assert (again.status_code, again.headers["connection"]) == (200, "close")
+    await asyncio.wait_for(process.communicate(), 30)
+    assert process.returncode == 0
 
 
 async def test_it_stays_small_and_urls_survive_it(start_process: Starting) -> None:

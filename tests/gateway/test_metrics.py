@@ -24,7 +24,9 @@ def test_promtool_has_nothing_to_say() -> None:
 
 def test_every_series_starts_at_zero() -> None:
     metrics = Metrics()
-    metrics.upstream_ready.labels("localhost:50051")  # as a gateway does for each of its own
+    # As a gateway does for each of its own.
+    metrics.upstream_ready.labels("localhost:50051")
+    metrics.certificate_expiry.labels("upstream_ca")
     page = generate_latest(metrics.registry).decode()
     for family in metrics.registry.collect():
         if family.name.startswith("retouch_gateway_"):

@@ -13,10 +13,14 @@ from typing import Any
 import grpc
 import pytest
 import pytest_asyncio
+from cryptography import x509
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from prometheus_client import generate_latest
 
 from retouch.v1 import image_edit_pb2_grpc
+from retouch_gateway import certificates
 from retouch_gateway.channels import credentials
+from retouch_gateway.metrics import Metrics
 from retouch_gateway.settings import Settings, SettingsError
 from tests.certificates import Authority
 from tests.gateway.conftest import SERVICE, Echo, StartGateway, error_of
@@ -50,6 +54,55 @@ async def test_who_proves_itself_is_served(start: StartGateway, ca: Authority, t
     )
     assert (await gateway.edit()).status_code == 200
     assert (await gateway.client.get("/readyz")).status_code == 200
+
+
+async def test_the_metrics_say_when_certificates_expire(
+    start: StartGateway, ca: Authority, target: str
+) -> None:
+    own = ca.issue("gateway")
+    gateway = await start(
+        upstream=target, upstream_ca=ca.cert, upstream_cert=own.cert, upstream_key=own.key
+    )
+    for file, path in (("upstream_ca", ca.cert), ("upstream_cert", own.cert)):
+        said = gateway.value("certificate_expiry_timestamp_seconds", file=file)
+        assert (
+            said
+            == x509.load_pem_x509_certificate(path.read_bytes()).not_valid_after_utc.timestamp()
+        )
+        assert 0 < said - time.time() < 2 * 86400
+
+
+def test_of_a_chain_the_first_to_expire_counts_and_of_authorities_the_last(ca: Authority) -> None:
+    near, far = ca.issue("near", days=3), ca.issue("far", days=30)
+    both = ca.folder / "both.pem"
+    both.write_bytes(far.cert.read_bytes() + near.cert.read_bytes())
+    metrics = Metrics()
+    settings = Settings(
+        store=str(ca.folder), upstream_ca=both, upstream_cert=both, upstream_key=far.key
+    )
+    certificates.tell(settings, metrics)
+
+    def days(file: str) -> float:
+        name = "retouch_gateway_certificate_expiry_timestamp_seconds"
+        when = metrics.registry.get_sample_value(name, {"file": file})
+        assert when
+        return (when - time.time()) / 86400
+
+    assert 2.9 < days("upstream_cert") < 3.1
+    assert 29.9 < days("upstream_ca") < 30.1
+
+
+def test_a_certificate_that_cannot_be_read_has_no_expiry(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An alert on 1970 would be a lie."""
+    (tmp_path / "ca.pem").write_text("-----BEGIN TRUSTED CERTIFICATE-----\n")
+    metrics = Metrics()
+    settings = Settings(store=str(tmp_path), upstream_ca=tmp_path / "ca.pem")
+    certificates.tell(settings, metrics)
+    [said] = caplog.messages
+    assert said.startswith("upstream_ca: when it expires cannot be read: ")
+    assert b"expiry_timestamp_seconds{file" not in generate_latest(metrics.registry)
 
 
 def no_certificate(ca: Authority) -> dict[str, Any]:

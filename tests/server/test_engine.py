@@ -236,6 +236,41 @@ def test_a_batch_is_retried_when_its_memory_is_free_again(denoiser: Any, engine:
     assert not any(alive)
 
 
+def test_errors_are_told_once_each(denoiser: Any) -> None:
+    """Of a shared forward, of each that fails alone, of what a pipeline fails at itself, and of the engine's end."""
+    told: list[str] = []
+    engine = Engine(denoiser, slots=2, on_error=lambda error: told.append(str(error)))
+
+    def forward(sample: Tensor, timestep: Tensor) -> Tensor:
+        if len(sample) > 1 or sample[0] == 7:
+            raise torch.OutOfMemoryError(f"no room for {len(sample)}")
+        return sample * 2
+
+    def failing(host: Host) -> Tensor:
+        raise ValueError("a pipeline's own")
+
+    denoiser.forward = forward
+    edits = [Edit(doubling(1)), Edit(doubling(1, start=7.0))]
+    engine.submit(edits)
+    engine.start()
+    assert edits[0].future.result(10).item() == 2
+    with pytest.raises(torch.OutOfMemoryError):
+        edits[1].future.result(10)
+    assert told == ["no room for 2", "no room for 1"]
+    engine.submit([own := Edit(failing)])
+    with pytest.raises(ValueError, match="own"):
+        own.future.result(10)
+    cancelled = Edit(doubling(1), deadline=time.monotonic() - 1)
+    engine.submit([cancelled])
+    with pytest.raises(DeadlinePassed):
+        cancelled.future.result(10)
+    denoiser.error = torch.AcceleratorError("lost")
+    engine.submit([last := Edit(doubling(1))])
+    with pytest.raises(EngineStopped):
+        last.future.result(10)
+    assert told[2:] == ["a pipeline's own", "lost"]
+
+
 @pytest.mark.parametrize("how", ["cancelled", "late", "failed", "done"])
 def test_an_ended_edit_leaves_no_tensors_to_the_garbage_collector(
     engine: Engine, denoiser: Any, how: str, caplog: pytest.LogCaptureFixture

@@ -107,6 +107,7 @@ class Coroutine:
         self.edit.denoising_at = self.edit.denoising_at or time.monotonic()
         call = self._rows.bind(args, kwargs)
         call.remaining = max(1, self.edit.total - self.edit.steps)
+        call.trace = self.edit.trace
         which, self._calls = self._calls, self._calls + 1
         if self._reuse is None or call.lead is None:
             return self._wait(call)

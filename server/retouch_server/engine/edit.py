@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from .trace import Trace
+
 OnStep = Callable[[int, int], None]
 """Called on the engine thread after each denoising step, with (steps done, steps in all)."""
 
@@ -45,7 +47,8 @@ class Edit:
     cancelled. Cancelling the future is how an edit is cancelled, from any thread. `total`: steps it takes in all, an
     estimate until the first is done. `reused`: forwards that its own last answers stood in for. `previews`: how many
     times, spread over its steps, `on_preview` gets the latents as they would be without their noise (float32, CPU).
-    `latents`: the last of these, as the model has them. `denoised_at`: the end of the last step so far.
+    `latents`: the last of these, as the model has them. `denoised_at`: the end of the last step so far. `trace`: what
+    is remembered of it for its caller's trace; None: nothing is.
     """
 
     run: Run
@@ -63,6 +66,7 @@ class Edit:
     steps: int = 0
     reused: int = 0
     latents: Tensor | None = None
+    trace: Trace | None = None
 
     @property
     def unwanted(self) -> BaseException | None:
@@ -105,6 +109,19 @@ class Edit:
     @property
     def decode_seconds(self) -> float:
         return self._span(self._denoised, self.ended_at)
+
+    @property
+    def phases(self) -> list[tuple[str, float, float]]:
+        """Name, start and end of each phase that it has come to; the end of the last one is now, while it lasts."""
+        starts = {
+            "queue": self.queued_at,
+            "encode": self.started_at,
+            "denoise": self.denoising_at,
+            "decode": self._denoised,
+        }
+        begun = [(name, at) for name, at in starts.items() if at is not None]
+        ends = [*(at for _, at in begun[1:]), self.ended_at or time.monotonic()]
+        return [(name, at, end) for (name, at), end in zip(begun, ends, strict=True)]
 
     @property
     def _denoised(self) -> float | None:

@@ -18,6 +18,7 @@ from .coroutine import Coroutine, OnLookup
 from .edit import DeadlinePassed, Declined, Edit, EditCancelled, EngineStopped, QueueFull
 from .reuse import Reuse
 from .rows import Call, Rows
+from .trace import remember
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +27,8 @@ TURNS = 4
 
 OnForward = Callable[[int, float], None]
 """Called on the engine thread after each forward, with (rows, seconds)."""
+OnError = Callable[[BaseException], None]
+"""Likewise with what a forward, an edit or the engine failed of; it must not keep it."""
 
 
 class Engine:
@@ -59,6 +62,7 @@ class Engine:
         device: str = "cpu",
         on_forward: OnForward = lambda rows, seconds: None,
         on_lookup: OnLookup = lambda kind, hit: None,
+        on_error: OnError = lambda error: None,
         on_death: Callable[[], None] = lambda: None,
         name: str = "engine",
     ) -> None:
@@ -68,12 +72,12 @@ class Engine:
         )
         self._sizes, self._reuse, self._device = sorted(sizes), reuse, torch.device(device)
         self._denoiser, self._rows = denoiser, Rows(denoiser, exact)
-        self._on_forward, self._on_lookup, self._on_death = on_forward, on_lookup, on_death
+        self._on_forward, self._on_lookup = on_forward, on_lookup
+        self._on_error, self._on_death = on_error, on_death
         self.encodings = Encodings(cache_bytes)
         self._queue: deque[Edit] = deque()
         self._running: list[Coroutine] = []
-        self._forward_seconds = 0.0
-        self._edit_seconds = 1.0
+        self._forward_seconds, self._edit_seconds = 0.0, 1.0
         self._stopping = False
         self._changed = Condition()
         self._thread = Thread(target=self._main, name=name, daemon=True)
@@ -205,6 +209,7 @@ class Engine:
         except torch.AcceleratorError:
             raise  # the device is lost for this process: let the engine die, and the supervisor start anew
         except Exception as error:
+            self._on_error(error)
             if len(batch) == 1:
                 return [error]
             log.warning(
@@ -212,6 +217,7 @@ class Engine:
             )
         else:
             self._on_forward(sum(call.rows for call in batch), self._forward_seconds)
+            remember(batch, started, self._forward_seconds)
             return answers
         # Out here, where the error's traceback no longer holds the failed forward's memory.
         return [answer for call in batch for answer in self._forward([call])]
@@ -239,6 +245,8 @@ class Engine:
         except (Exception, EditCancelled, DeadlinePassed) as error:
             if isinstance(error, Exception) and not isinstance(error, Declined):
                 log.warning("an edit failed", exc_info=True)
+                if error is not answer:  # else it is its forward's, and told already
+                    self._on_error(error)
             # A traceback holds its frames, this one and their tensors included: a cycle that only the garbage
             # collector would free.
             error.__traceback__ = error.__context__ = error.__cause__ = None
@@ -275,6 +283,7 @@ class Engine:
                     self.step()
         except BaseException as error:
             log.exception("the engine died")
+            self._on_error(error)
             self._abandon(error)
             self._on_death()
 

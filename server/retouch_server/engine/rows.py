@@ -21,6 +21,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from .cache import fingerprint
 from .tables import MASKING, TABLES
+from .trace import Trace
 
 
 @dataclass(eq=False)
@@ -31,6 +32,7 @@ class Call:
     alone: whether it can share a forward with no other.
     tokens: of one row, latents and text that attend to each other; a measure of its work.
     remaining: denoising steps that its edit has left, this one too, as far as is known.
+    trace: of its edit, where that is traced.
     """
 
     arguments: dict[str, Any]
@@ -41,6 +43,7 @@ class Call:
     remaining: int = 1
     since: int = 0
     alone: bool = False
+    trace: Trace | None = None
 
 
 class Rows:
