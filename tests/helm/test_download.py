@@ -105,7 +105,7 @@ def test_what_is_downloaded_is_what_the_server_loads(
         assert "ink.safetensors" in hub.sent
         assert {"other.safetensors", "flux1-kontext-dev.safetensors"} & set(hub.sent) == set()
         assert not [name for name in hub.sent if name.endswith(".bin")]
-    gone = Hub(hub.url)
+    gone = Hub(hub.url, {})
     run(
         manifests, pod, secrets, tmp_path, gone
     )  # a pod that restarts while the hub is out of reach
