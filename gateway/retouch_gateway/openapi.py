@@ -13,7 +13,7 @@ from retouch_gateway.settings import Settings
 ERRORS = {
     400: "a field is unknown, missing, of a wrong type or out of range; or the body is neither JSON nor a form; or the "
     "`Idempotency-Key` cannot be one; or the model's safety checker refused the result",
-    401: "no API key, or none that is known",
+    401: "no API key, none that is known, or one that has expired: `message` says when",
     403: "the key is known, and may not do this",
     404: "no such model (`param` is `model`), image or path",
     405: "the route takes another method; `Allow` says which",

@@ -511,7 +511,7 @@ async def test_old_addresses_are_forgotten(
     memory = Memory()
     counted = Counts(memory, SlotsHere(60))
     await counted.hit(Quota("first", rates("9/hour"), None))
-    await asyncio.sleep(0)
+    await until(lambda: memory.timer is not None and memory.timer.done())
     for number in range(50):
         await counted.hit(Quota(f"address/{number}", rates("9/minute"), None))
     later(61)
