@@ -19,6 +19,8 @@ from bench.common import machine
 
 LONG = 12  # steps: such an edit is under way whenever something is stopped
 CALM = 1.0  # seconds of load before and after
+# Seconds for which one has been ready before the next is stopped: callers look for it every 2 s, more or less.
+SETTLED = 4.0
 
 Way = Callable[[Cluster], Iterator[int]]
 """Stops each server in turn, and says its exit status."""
@@ -43,11 +45,12 @@ class Rolled:
 
 
 def in_place(each: Cluster) -> Iterator[int]:
-    """Each is started again where it was, and ready before the next is stopped."""
+    """Each is started again where it was, and has been ready for a while before the next is stopped."""
     for server in each.servers:
         yield server.stop()
         server.start()
         server.wait_ready()
+        time.sleep(SETTLED)
 
 
 def replaced(each: Cluster) -> Iterator[int]:
