@@ -24,6 +24,8 @@ bench: $(READY)  ## measure, as ratios in one run; results go to bench/LOG.md by
 	$(VENV)/bin/python -m bench.switches
 	$(VENV)/bin/python -m bench.policy
 	$(VENV)/bin/python -m bench.gateway
+	$(VENV)/bin/python -m bench.roll
+	$(VENV)/bin/python -m bench.scale_out
 
 clean:  ## remove what the other targets made
 	rm -rf $(VENV) .retouch
