@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bench.cluster.names import NameServer, name_server
 from bench.cluster.tiers import Gateway, Server, Tier
-from bench.gateway.served import free_port
+from bench.local import free_port
 
 
 class Cluster:

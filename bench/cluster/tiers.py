@@ -16,9 +16,8 @@ from urllib.request import urlopen
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from prometheus_client.parser import text_string_to_metric_families
 
-from bench.gateway.served import free_port
+from bench.local import free_port, total
 
 START_SECONDS = 300.0
 STOP_SECONDS = 120.0
@@ -73,13 +72,7 @@ class Tier:
     def metric(self, sample: str, **labels: str) -> float:
         """The sum of its samples of that name which bear the labels."""
         with urlopen(f"http://{self.metrics}/metrics") as reply:
-            page = reply.read().decode()
-        return sum(
-            each.value
-            for family in text_string_to_metric_families(page)
-            for each in family.samples
-            if each.name == sample and labels.items() <= each.labels.items()
-        )
+            return total(reply.read().decode(), sample, **labels)
 
     @property
     def metrics(self) -> str:

@@ -22,6 +22,7 @@ import pybase64
 
 from bench.gateway.bodies import ASKS, MODEL, Answer, Ask, request
 from bench.gateway.load import Load, Refused, ask
+from bench.local import free_port
 
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
@@ -130,11 +131,6 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             process.wait(15)
         except (ProcessLookupError, subprocess.TimeoutExpired):
             continue
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 def upstream(place: Path) -> AbstractContextManager[Served]:

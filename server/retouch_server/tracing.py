@@ -113,12 +113,11 @@ class Tracing:
         """
         if self._calls is None or (method == "ListModels" and "traceparent" not in metadata):
             return NONE
-        from opentelemetry.context import Context
         from opentelemetry.trace import SpanKind
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
         sent = {name: str(metadata.get(name, "")) for name in ("traceparent", "tracestate")}
-        parent = TraceContextTextMapPropagator().extract(sent, Context())
+        parent = TraceContextTextMapPropagator().extract(sent, _nowhere())
         name = f"{_SERVICE}/{method}"
         attributes: dict[str, Value] = {"rpc.system.name": "grpc", "rpc.method": name}
         # gRPC's own retries, which its caller does not see.

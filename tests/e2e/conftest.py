@@ -14,8 +14,8 @@ from typing import Any
 import grpc
 import httpx
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
+from bench.local import total
 from retouch.v1 import image_edit_pb2_grpc as rpc
 from tests.run_up import wait_for
 
@@ -76,12 +76,7 @@ class Tiers:
 
     def metric(self, tier: str, sample: str, **labels: str) -> float:
         """The sum of all samples of that name that bear the labels."""
-        return sum(
-            each.value
-            for family in text_string_to_metric_families(self.metrics_page(tier))
-            for each in family.samples
-            if each.name == sample and labels.items() <= each.labels.items()
-        )
+        return total(self.metrics_page(tier), sample, **labels)
 
     def edit(self, body: dict[str, Any]) -> dict[str, Any]:
         """A JSON request that succeeds."""

@@ -16,8 +16,8 @@ from typing import Any
 
 import httpx
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
+from bench.local import total
 from tests.certificates import Authority
 from tests.e2e.conftest import BIN, environment, free_ports
 from tests.e2e.pictures import b64, photo, png
@@ -53,8 +53,7 @@ class Process:
     def running(self) -> float:
         """Edits that hold a slot of this server."""
         page = httpx.get(self.url("RETOUCH_SERVER_METRICS_PORT") + "/metrics").text
-        samples = (s for family in text_string_to_metric_families(page) for s in family.samples)
-        return sum(each.value for each in samples if each.name == "retouch_server_running")
+        return total(page, "retouch_server_running")
 
     def lines(self, message: str) -> list[dict[str, Any]]:
         """Its log's lines with that message; each line must be JSON."""

@@ -17,16 +17,11 @@ import psutil
 import pytest
 import pytest_asyncio
 
+from bench.local import free_port
 from tests.gateway.conftest import Upstream, b64, picture
 
 GATEWAY = [sys.executable, "-m", "retouch_gateway"]
 BODY = {"images": [b64(picture())], "prompt": "x"}
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
 
 
 Process = asyncio.subprocess.Process

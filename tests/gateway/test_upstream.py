@@ -11,6 +11,7 @@ import pytest
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2
 
+from bench.local import free_port
 from retouch.v1 import image_edit_pb2 as pb
 from tests.gateway.conftest import (
     Live,
@@ -27,12 +28,6 @@ from tests.gateway.conftest import (
 from tests.gateway.several import several, until
 
 C = grpc.StatusCode
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import shutil
-import socket
 import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from pathlib import Path
 import httpx
 import yaml
 
+from bench.local import free_port
 from tests.certificates import Authority
 from tests.e2e.conftest import BIN, environment, free_ports
 from tests.run_up import wait_for
@@ -82,7 +82,7 @@ def running(folder: Path, **variables: str) -> Iterator[Stack]:
             "prometheus is not installed: scripts/ci-tools installs it on Debian"
         )
     ports = free_ports()
-    stack = Stack(ports, f"http://127.0.0.1:{_free_port()}", folder / "keys.toml")
+    stack = Stack(ports, f"http://127.0.0.1:{free_port()}", folder / "keys.toml")
     stack.keys.write_text(keys_of(KEYS))
     ca = Authority(folder)
     catalogue = folder / "models.yaml"
@@ -155,12 +155,6 @@ def _flags(stack: Stack, folder: Path) -> list[str]:
         f"--storage.tsdb.path={folder / 'data'}",
         f"--web.listen-address={stack.prometheus.removeprefix('http://')}",
     ]
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as held:
-        port: int = held.getsockname()[1]
-        return port
 
 
 def _ready(stack: Stack) -> bool:
