@@ -38,9 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # Before torch is imported. Its threads wait for each other by spinning: beside one busy program on two
     # cores, a forward took six times as long.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    # Before they are imported: their notes on what is not installed are not this program's.
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    # Before they are imported, and whatever was asked for: their warnings cite prompts.
+    os.environ["TRANSFORMERS_VERBOSITY"] = os.environ["DIFFUSERS_VERBOSITY"] = "error"
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     # What gRPC's core would write beside the log; a port that is taken, it also raises.
@@ -59,6 +58,7 @@ async def serve(settings: Settings) -> int:
     logs.adopt()
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
+    loop.set_exception_handler(logs.on_loop_error)
 
     def on_signal() -> None:
         if stopping.is_set():

@@ -28,10 +28,12 @@ _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}"
 
 @dataclass
 class Call:
-    """A call under way. `job`: what it became, once it is accepted."""
+    """A call under way. `job`: what it became, once it is accepted. `bytes_in`, `bytes_out`: of its messages."""
 
     span: Span
     job: Job | None = None
+    bytes_in: int = 0
+    bytes_out: int = 0
 
     @property
     def what(self) -> dict[str, str | int]:
@@ -87,21 +89,21 @@ class Access:
         call = Call(self._tracing.call(method, dict(context.invocation_metadata() or ())))
         if trace_id := call.span.trace_id:
             sent["trace_id"] = trace_id
-        code = grpc.StatusCode.OK
+        code, told = grpc.StatusCode.OK, dict[str, str]()
         self._calls += 1
         self._idle.clear()
         try:
             yield call
         except RequestError as error:
-            code = error.status
+            code, told = error.status, {"error": type(error).__name__, **error.logged}
             await context.abort_with_status(error.to_status())
         except (asyncio.CancelledError, GeneratorExit):
             passed = late(context.time_remaining())
             code = grpc.StatusCode.DEADLINE_EXCEEDED if passed else grpc.StatusCode.CANCELLED
             raise
-        except Exception:
+        except Exception as error:
             log.exception("%s failed", method, extra=sent)
-            code = grpc.StatusCode.INTERNAL
+            code, told = grpc.StatusCode.INTERNAL, {"error": type(error).__name__}
             await context.abort(code, "internal error")
         finally:
             seconds = time.monotonic() - started
@@ -115,8 +117,10 @@ class Access:
                 logging.DEBUG if method == "ListModels" and not code.value[0] else logging.INFO,
                 "call",
                 extra={"rpc": method, "code": code.name, "ms": round(seconds * 1000)}
+                | {"bytes_in": call.bytes_in, "bytes_out": call.bytes_out}
                 | call.what
                 | call.times
+                | told
                 | sent,
             )
             self._trace(call, code, sent)

@@ -18,6 +18,7 @@ from pydantic import (
 
 from . import card
 from .pocket import MODEL_DIR
+from .safety import NAME
 
 
 class _Strict(BaseModel):
@@ -114,6 +115,8 @@ class ModelEntry(_Strict):
     """Edit a small mask as a crop, with this many pixels of the input around it; None: edit the whole picture."""
     examples: Annotated[list[Instruction], Field(max_length=card.MOST)] | None = None
     """Instructions to try, which callers are shown; None: those of the model's card."""
+    safety: list[Annotated[str, Field(pattern=NAME)]] = []
+    """Checks of requests and results, `package.module:attribute`; see safety.py."""
 
     @property
     def fixed_sizes(self) -> tuple[int, ...]:

@@ -3,17 +3,19 @@
 RequestError                 status, public message
 ├── InvalidRequest           INVALID_ARGUMENT, with the fields at fault
 ├── UnknownModel             NOT_FOUND
-├── Refused                  FAILED_PRECONDITION, by the model's safety checker
+├── Blocked                  FAILED_PRECONDITION, by a safety check, with its category
 ├── Busy                     RESOURCE_EXHAUSTED, with when to come again
 ├── NotServing               UNAVAILABLE
 ├── OutOfTime                DEADLINE_EXCEEDED
+├── CheckFailed              INTERNAL, a safety check gave no answer
+├── NotSigned                INTERNAL, no signed manifest could be made for a result
 └── ModelFailed              INTERNAL
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,8 +24,12 @@ from google.protobuf import any_pb2
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.rpc import status_pb2
-from google.rpc.error_details_pb2 import BadRequest, RetryInfo
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from grpc_status import rpc_status
+
+from .safety import Refusal
+
+DOMAIN, MODERATION_BLOCKED = "retouch.v1", "MODERATION_BLOCKED"
 
 
 @dataclass(frozen=True)
@@ -35,9 +41,13 @@ class Violation:
 
 
 class RequestError(Exception):
-    """An answer that is not a picture. `details` are google.rpc messages that a client can read."""
+    """An answer that is not a picture. `details` are google.rpc messages that a client can read.
+
+    `logged` is for the call's line in the log: nothing that a caller wrote.
+    """
 
     status: grpc.StatusCode
+    logged: Mapping[str, str] = {}
 
     def __init__(self, message: str, *details: Message) -> None:
         super().__init__(message)
@@ -72,8 +82,18 @@ class UnknownModel(RequestError):
     status = grpc.StatusCode.NOT_FOUND
 
 
-class Refused(RequestError):
+class Blocked(RequestError):
+    """A safety check refused the request, or its results. `stage`: before or after. `check`: who it was."""
+
     status = grpc.StatusCode.FAILED_PRECONDITION
+
+    def __init__(self, refusal: Refusal, stage: str, check: str) -> None:
+        info = ErrorInfo(
+            reason=MODERATION_BLOCKED, domain=DOMAIN, metadata={"category": refusal.category}
+        )
+        words = f"Your request was rejected by the safety system. {refusal.reason}"
+        super().__init__(words.rstrip(), info)
+        self.logged = {"blocked": stage, "check": check, "category": refusal.category}
 
 
 class Busy(RequestError):
@@ -94,5 +114,19 @@ class OutOfTime(RequestError):
     status = grpc.StatusCode.DEADLINE_EXCEEDED
 
 
+class NotSigned(RequestError):
+    status = grpc.StatusCode.INTERNAL
+
+
 class ModelFailed(RequestError):
     status = grpc.StatusCode.INTERNAL
+
+
+class CheckFailed(RequestError):
+    """A safety check gave no answer, so nobody knows. `stage`, `check`: as in Blocked."""
+
+    status = grpc.StatusCode.INTERNAL
+
+    def __init__(self, stage: str, check: str) -> None:
+        super().__init__("the safety check failed")
+        self.logged = {"failed": stage, "check": check}

@@ -7,22 +7,38 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import sqrt
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
 
+from . import containers
 from .catalog import Limits
+from .colour import to_srgb
 from .errors import InvalidRequest, Violation
 from .feather import soft_edge
 
 Format = Literal["PNG", "JPEG", "WEBP"]
 FORMATS: tuple[Format, ...] = ("PNG", "JPEG", "WEBP")
 MAX_SIDE = 8192
+STRIP = 256  # rows at a time, where a copy of all would be large
 # Each scan of a progressive JPEG is a pass over the whole picture; real ones have about ten. Thousands in a small file
 # would take minutes, which nothing can interrupt.
 MAX_SCANS = 64
+# As JPEG allows. A picture of one column takes a pointer for each pixel, thrice what others take.
+MAX_INPUT_SIDE = 65535
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF's orientation -> what undoes it."""
 Pixels = npt.NDArray[np.float32]
 """Height x width x 3, float32, 0..1, sRGB."""
 Box = tuple[float, float, float, float]
@@ -43,17 +59,26 @@ def decode(data: bytes, field: str, limits: InputLimits) -> Image.Image:
     Metadata is left behind. Raises InvalidRequest naming `field`: too many bytes or pixels, another format,
     animation, damage.
     """
-    image = _open(data, field, limits)
+    image, exif = _open(data, field, limits)
     try:
-        image = ImageOps.exif_transpose(image)
-        return _to_srgb(image)
+        if turn := _UPRIGHT.get(containers.orientation(exif)):
+            image = image.transpose(turn)
+        return to_srgb(image)
+    except MemoryError:
+        raise  # which is the server's own
     # A decoder may raise nearly anything on hostile bytes; whatever it is, the bytes are the caller's.
     except Exception as error:
         raise _bad(field, f"cannot be decoded ({_reason(error)})") from error
 
 
-def _open(data: bytes, field: str, limits: InputLimits) -> Image.Image:
-    """Read the header alone and hold it against the limits."""
+def area(data: bytes, field: str, limits: InputLimits) -> int:
+    """Pixels of an encoded image, by its header. Raises InvalidRequest as `decode` does for a header."""
+    image, _ = _open(data, field, limits)
+    return image.width * image.height
+
+
+def _open(data: bytes, field: str, limits: InputLimits) -> tuple[Image.Image, bytes]:
+    """Read the header alone and hold it against the limits; and what EXIF there is."""
     if not data:
         raise _bad(field, "is empty")
     if data.startswith(b"\xff\xd8") and data.count(b"\xff\xda") > MAX_SCANS:
@@ -61,7 +86,8 @@ def _open(data: bytes, field: str, limits: InputLimits) -> Image.Image:
     if len(data) > limits.max_bytes:
         raise _bad(field, f"has {len(data)} bytes; at most {limits.max_bytes} are allowed")
     try:
-        image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
+        slim = containers.slim(data)
+        image: Image.Image = Image.open(io.BytesIO(slim.data), formats=FORMATS)
         frames = getattr(image, "n_frames", 1)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise _bad(field, f"has too many pixels; at most {limits.max_pixels} are allowed") from None
@@ -69,47 +95,14 @@ def _open(data: bytes, field: str, limits: InputLimits) -> Image.Image:
         raise _bad(field, "is not a PNG, JPEG or WebP image") from None
     except Exception as error:
         raise _bad(field, f"cannot be decoded ({_reason(error)})") from error
+    size = f"{image.width}x{image.height}"
     if image.width * image.height > limits.max_pixels:
-        size = f"{image.width}x{image.height}"
         raise _bad(field, f"is {size}; at most {limits.max_pixels} pixels are allowed")
-    # A camera's JPEG may carry a preview behind the picture, which Pillow calls MPO.
-    if frames > 1 and image.format != "MPO":
+    if max(image.size) > MAX_INPUT_SIDE:
+        raise _bad(field, f"is {size}; sides of at most {MAX_INPUT_SIDE} pixels are allowed")
+    if frames > 1:
         raise _bad(field, f"is animated ({frames} frames); send one frame")
-    return image
-
-
-def _to_srgb(image: Image.Image) -> Image.Image:
-    """Any mode and profile to sRGB, 8 bit, RGB or RGBA."""
-    profile = image.info.get("icc_profile")
-    if image.mode.startswith("I"):  # 16-bit grey
-        scaled = np.asarray(image, dtype=np.float32) / 257.0
-        image = Image.fromarray(scaled.clip(0, 255).astype(np.uint8))
-        profile = None
-    alpha = "A" in image.getbands() or "transparency" in image.info
-    if alpha or image.mode not in ("RGB", "CMYK", "L"):
-        image = image.convert("RGBA" if alpha else "RGB")
-    if profile:
-        image = _apply_profile(image, profile)
-    result = image.convert("RGBA" if alpha else "RGB")
-    result.info.clear()
-    return result
-
-
-def _apply_profile(image: Image.Image, profile: bytes) -> Image.Image:
-    """ICC to sRGB. A broken profile is ignored, as browsers do; the pixels are still the caller's picture."""
-    alpha = image.getchannel("A") if image.mode == "RGBA" else None
-    colour = image.convert("RGB") if alpha else image
-    try:
-        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        target = ImageCms.createProfile("sRGB")
-        converted = ImageCms.profileToProfile(colour, source, target, outputMode="RGB")
-    except (ImageCms.PyCMSError, OSError, ValueError):
-        return image
-    if converted is None:
-        return image
-    if alpha:
-        converted.putalpha(alpha)
-    return converted
+    return image, slim.exif or image.info.get("exif", b"")
 
 
 def decode_mask(
@@ -148,15 +141,18 @@ def fit_mask(mask: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 def _range(channel: Image.Image) -> tuple[int, int]:
     """Least and greatest value of a one-channel picture, 0..255."""
-    values = np.asarray(channel)
-    return int(values.min()), int(values.max())
+    return cast(tuple[int, int], channel.getextrema())
 
 
 def flatten(image: Image.Image) -> Image.Image:
     """RGBA over white; RGB as it is. Edit models know no alpha."""
     if image.mode != "RGBA":
         return image
-    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    flat = Image.new("RGB", image.size)
+    for top in range(0, image.height, STRIP):
+        part = image.crop((0, top, image.width, min(top + STRIP, image.height)))
+        flat.paste(Image.alpha_composite(Image.new("RGBA", part.size, "white"), part), (0, top))
+    return flat
 
 
 def output_size(
@@ -251,15 +247,18 @@ def to_image(pixels: Pixels) -> Image.Image:
     return Image.fromarray((pixels * 255.0).round().clip(0, 255).astype(np.uint8))
 
 
-def encode(pixels: Pixels, format: Format, quality: int) -> bytes:
-    """Encode without metadata. `quality` 0..100 is for JPEG and WebP; PNG is lossless."""
+def encode(pixels: Pixels, format: Format, quality: int, xmp: bytes | None = None) -> bytes:
+    """Encode with no metadata but an XMP packet. `quality` 0..100 is for JPEG and WebP; PNG is lossless."""
     image = to_image(pixels)
     out = io.BytesIO()
     if format == "PNG":
+        info = PngInfo()
+        if xmp:
+            info.add_itxt("XML:com.adobe.xmp", xmp)
         # Run-length matching only: on photos as small as zlib's own search, in half the time.
-        image.save(out, "PNG", compress_level=1, compress_type=zlib.Z_RLE)
+        image.save(out, "PNG", compress_level=1, compress_type=zlib.Z_RLE, pnginfo=info)
     else:
-        image.save(out, format, quality=quality)
+        image.save(out, format, quality=quality, xmp=xmp or b"")
     return out.getvalue()
 
 

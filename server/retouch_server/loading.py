@@ -40,6 +40,9 @@ def load(entry: ModelEntry, device: str, free: FreeBytes = free_bytes) -> Model:
     transformers.utils.logging.disable_progress_bar()
     # It prints a safety checker whole, to say that it cannot tell its type.
     diffusers.utils.logging.get_logger(pipeline_loading_utils.__name__).setLevel(logging.ERROR)
+    # It says that a black picture is returned; here its refusal is.
+    checker = "diffusers.pipelines.stable_diffusion.safety_checker"
+    diffusers.utils.logging.get_logger(checker).setLevel(logging.ERROR)
     try:
         folder, family, pipe = _read(entry, device, free)
         names = {name for name in (family.edit, family.masked, family.strength) if name}

@@ -15,6 +15,8 @@ GIB = 1024**3
 # Beside the weights and 5 % for their fragments: latents, conditions, activations.
 RESERVE = {"cuda": GIB, "cpu": GIB // 4}
 MARGIN = 1.05
+# How a CPU's allocator says that there is none left, CUDA's libraries, and CUDA (or HIP) itself.
+EXHAUSTION = ("can't allocate memory", "STATUS_ALLOC_FAILED", "error: out of memory")
 
 FreeBytes = Callable[[str], int | None]
 """Bytes that are free on a device (a torch device name); None where nobody can say."""
@@ -48,10 +50,10 @@ def room(weights: int, device: str, free: FreeBytes) -> Iterator[None]:
         raise
 
 
-def is_exhaustion(error: Exception) -> bool:
-    """Whether an error says that memory has run out; torch has no class for it on a CPU."""
+def is_exhaustion(error: BaseException) -> bool:
+    """Whether an error says that memory has run out; torch has a class for its own allocator on a device alone."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+        isinstance(error, RuntimeError) and any(words in str(error) for words in EXHAUSTION)
     )
 
 

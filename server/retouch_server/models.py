@@ -17,10 +17,13 @@ from torch.nn import functional
 from .calls import parameters
 from .catalog import Defaults, ModelEntry
 from .crop import Region
+from .engine.cache import is_finite
 from .engine.edit import Declined, Host, Run
+from .engine.forward import NotANumber
 from .families import OWN_SIZE, Family
 from .images import MAX_SIDE
 from .prompts import Reader
+from .safety import Checks
 
 # For a pipeline whose own default is none.
 FALLBACK_STEPS = 28
@@ -54,7 +57,7 @@ class Inputs:
 class Model:
     """A loaded checkpoint: its pipelines by class name, all over the same weights; `readers` of its prompts.
 
-    `examples` are instructions to try.
+    `examples` are instructions to try, `checks` the operator's of its requests and results.
     """
 
     entry: ModelEntry
@@ -62,6 +65,7 @@ class Model:
     pipelines: Mapping[str, Any]
     readers: tuple[Reader, ...] = ()
     examples: tuple[str, ...] = ()
+    checks: Checks = field(default_factory=Checks)
     load_seconds: float = 0.0
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -115,6 +119,16 @@ class Model:
         return isinstance(scale, int | float) and scale > self.family.cfg_above
 
     @property
+    def has_checker(self) -> bool:
+        """Whether the checkpoint has a safety checker of its own, which its pipelines ask themselves."""
+        return getattr(self.pipelines[self.family.edit], "safety_checker", None) is not None
+
+    @property
+    def shows_previews(self) -> bool:
+        """Not where a result may yet be refused: nobody has looked at what is unfinished."""
+        return not (self.checks.after or self.has_checker)
+
+    @property
     def longest_side(self) -> int:
         """Of an output, pixels: SD3 knows only so many positions in a row."""
         config = self.denoiser.config
@@ -153,7 +167,7 @@ class Model:
     def run(self, inputs: Inputs) -> Run:
         """The pipeline's whole call for these inputs, for the engine. Result: 1x3xHxW, 0..1, float32, on the CPU.
 
-        It raises Flagged, or whatever the pipeline raises.
+        It raises Flagged, NotANumber, or whatever the pipeline raises.
         """
 
         name = self.pipeline_of(inputs)
@@ -167,6 +181,8 @@ class Model:
             if any(getattr(output, "nsfw_content_detected", None) or ()):
                 raise Flagged
             result: Tensor = output.images.float()
+            if not is_finite(result):
+                raise NotANumber
             if result.shape[-2:] != (height, width):  # one of those that choose their own size
                 result = functional.interpolate(
                     result, (height, width), mode="bicubic", antialias=True

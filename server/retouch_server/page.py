@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from socketserver import ThreadingMixIn
 from threading import Event, Thread
 from typing import Any
@@ -72,6 +73,11 @@ class _Server6(_Server):
 
 class _Handler(WSGIRequestHandler):
     timeout = 10  # seconds that a caller may be silent
+
+    def handle(self) -> None:
+        """One request. Of who is silent or leaves there is nothing to say: socketserver would print a traceback."""
+        with suppress(OSError):
+            super().handle()
 
     def log_message(self, format: str, *args: Any) -> None:
         """Log nothing: Prometheus and probes ask all the time."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import struct
 
-import numpy as np
 from torch import Tensor
 
 from retouch.v1 import image_edit_pb2 as pb
@@ -12,25 +11,28 @@ from retouch.v1 import image_edit_pb2 as pb
 from . import images, prompts
 from .engine.edit import Edit
 from .engine.engine import Engine
-from .errors import ModelFailed
 from .models import Inputs, Model
 from .previews import Previewer
+from .provenance import Provenance
 from .validation import MAX_PREVIEWS, PB_FORMATS, Plan
 
 
-def picture(model: Model, plan: Plan, inputs: Inputs, tensor: Tensor) -> pb.EditedImage:
-    """A result (1x3xHxW, 0..1) as encoded bytes. For the pool."""
-    pixels = to_pixels(tensor)
-    if not np.isfinite(pixels).all():
-        raise ModelFailed("the model's result is not a number")
-    return _encoded(model, plan, inputs, pixels)
+def finished(model: Model, inputs: Inputs, tensor: Tensor) -> images.Pixels:
+    """A result (1x3xHxW, 0..1) as the caller is to see it. For the pool."""
+    return _laid(model, inputs, to_pixels(tensor))
 
 
 def preview(
-    model: Model, previewer: Previewer, plan: Plan, inputs: Inputs, latents: Tensor
+    model: Model,
+    previewer: Previewer,
+    provenance: Provenance,
+    plan: Plan,
+    inputs: Inputs,
+    latents: Tensor,
 ) -> pb.EditedImage:
     """Latents of an unfinished edit as a picture of the output's size. For the pool. Raises ValueError."""
-    return _encoded(model, plan, inputs, previewer.preview(latents, inputs.image.size))
+    pixels = _laid(model, inputs, previewer.preview(latents, inputs.image.size))
+    return _picture(model, provenance, plan, inputs, pixels)
 
 
 def to_pixels(tensor: Tensor) -> images.Pixels:
@@ -39,17 +41,37 @@ def to_pixels(tensor: Tensor) -> images.Pixels:
     return pixels
 
 
-def _encoded(model: Model, plan: Plan, inputs: Inputs, pixels: images.Pixels) -> pb.EditedImage:
+def _laid(model: Model, inputs: Inputs, pixels: images.Pixels) -> images.Pixels:
     """What the model made, laid over the input: outside the mask that is kept exactly."""
     base, mask = inputs.image, inputs.mask
     if inputs.region:
         base, mask, pixels = inputs.region.base, inputs.region.mask, inputs.region.paste(pixels)
-    pixels = images.composite(pixels, base, mask, model.blend(inputs))
+    return images.composite(pixels, base, mask, model.blend(inputs))
+
+
+def picture(
+    model: Model,
+    provenance: Provenance,
+    plan: Plan,
+    parent: bytes | None,
+    inputs: Inputs,
+    pixels: images.Pixels,
+) -> pb.EditedImage:
+    """What the caller is to see, as encoded bytes, signed as edited from `parent`. For the pool. Raises NotSigned."""
+    result = _picture(model, provenance, plan, inputs, pixels)
+    result.data = provenance.sign(result.data, plan.format, parent)
+    return result
+
+
+def _picture(
+    model: Model, provenance: Provenance, plan: Plan, inputs: Inputs, pixels: images.Pixels
+) -> pb.EditedImage:
+    height, width, _ = pixels.shape
     return pb.EditedImage(
-        data=images.encode(pixels, plan.format, plan.quality),
+        data=images.encode(pixels, plan.format, plan.quality, provenance.xmp),
         format=PB_FORMATS[plan.format],
-        width=base.width,
-        height=base.height,
+        width=width,
+        height=height,
         seed=inputs.seed,
         revised_prompt=prompts.read(inputs.prompt, model.readers),
     )
@@ -89,7 +111,7 @@ def describe(model: Model, limits: images.InputLimits) -> pb.Model:
             min_pixels=model.entry.limits.min_pixels,
             max_pixels=model.entry.limits.max_pixels,
             max_image_bytes=limits.max_bytes,
-            max_partial_images=MAX_PREVIEWS,
+            max_partial_images=MAX_PREVIEWS if model.shows_previews else 0,
         ),
         examples=model.examples,
     )
@@ -98,6 +120,9 @@ def describe(model: Model, limits: images.InputLimits) -> pb.Model:
 def load_report(engine: Engine) -> bytes:
     """An xds.data.orca.v3.OrcaLoadReport, for weighted balancing.
 
-    Fields 6, rps_fractional, and 9, application_utilization: doubles. gRPC ignores a report that lacks one or says 0.
+    Fields 6, rps_fractional, and 9, application_utilization: doubles. gRPC ignores a report that lacks one or says 0,
+    and weighs a server by the first over the second. An idle one counts as one edit in both: were it nearly 0 in the
+    second alone, the server that fell idle last would get all that comes until it reports again.
     """
-    return struct.pack("<BdBd", 0x31, engine.edits_per_second, 0x49, max(engine.load, 0.01))
+    used = max(engine.load, 1 / engine.slots)
+    return struct.pack("<BdBd", 0x31, engine.edits_per_second, 0x49, used)

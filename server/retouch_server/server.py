@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from wsgiref.simple_server import WSGIServer
 
@@ -18,15 +19,23 @@ from prometheus_client import disable_created_metrics
 from retouch.v1 import image_edit_pb2 as pb
 from retouch.v1.image_edit_pb2_grpc import add_ImageEditServicer_to_server
 
-from . import catalog, certificates, loading, page, warmup
+from . import catalog, loading, page, safety, warmup
+from .admission import Door
+from .catalog import ModelEntry
+from .certificates import Certificates
 from .engine.engine import Engine
 from .images import InputLimits
 from .jobs import Served
 from .metrics import Metrics
 from .models import Model
+from .moderation import Moderator
+from .parsing import Parsing
 from .previews import Previewer
+from .provenance import Provenance
+from .safety import Checks
 from .service import ImageEdit
 from .settings import Settings
+from .stall import Watchdog
 from .tracing import OFF, Tracing
 from .warmup import Sharing
 
@@ -60,17 +69,29 @@ class Server:
         self._entries = catalog.read(settings.models)
         self._metrics = Metrics([entry.id for entry in self._entries])
         self._metrics.ready.set_function(lambda: self.ready)
-        certificates.tell(settings, self._metrics)
+        self._certificates = Certificates(settings, self._metrics)
+        self._provenance = Provenance(settings, self._metrics)
+        self._renewing: list[asyncio.Task[None]] = []
+        self._watching: list[asyncio.Task[None]] = []
         self._pool = ThreadPoolExecutor(settings.threads, thread_name_prefix="pixels")
         limits = InputLimits(settings.max_image_bytes, settings.max_image_pixels)
-        self._service = ImageEdit(self._metrics, self._pool, limits, tracing)
+        self._service = ImageEdit(self._metrics, self._pool, limits, self._provenance, tracing)
         self._page: WSGIServer | None = None
         self._health = health.HealthServicer()
-        self._grpc = grpc.aio.server(options=_options(settings))
+        door = self._door()
+        self._grpc = grpc.aio.server(interceptors=[Parsing(), door], options=_options(settings))
         add_ImageEditServicer_to_server(self._service, self._grpc)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
         names = (SERVICE, "grpc.health.v1.Health", reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._grpc)
+
+    def _door(self) -> Door:
+        largest = self._settings.max_message_bytes
+        most = max(self._settings.max_in_flight_bytes, largest)
+        door = Door(self._service, self._metrics.refused, most, most // largest)
+        self._metrics.calls.set_function(lambda: door.calls)
+        self._metrics.message_bytes.set_function(lambda: door.bytes)
+        return door
 
     async def start(self) -> None:
         """Bind, and answer health checks: alive, not serving yet. Raises BindError."""
@@ -79,7 +100,7 @@ class Server:
         host, port = self._settings.host.strip("[]"), self._settings.port
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
-            if credentials := _credentials(self._settings):
+            if credentials := self._certificates.credentials:
                 self.port = self._grpc.add_secure_port(address, credentials)
             else:
                 self.port = self._grpc.add_insecure_port(address)
@@ -89,6 +110,10 @@ class Server:
             ) from None
         self._start_metrics(host, self._settings.metrics_port)
         await self._grpc.start()
+        self._renewing = [
+            asyncio.create_task(each.renew_forever())
+            for each in (self._certificates, self._provenance)
+        ]
         log.info("listening on %s:%d", host, self.port)
 
     def _start_metrics(self, host: str, port: int) -> None:
@@ -96,6 +121,7 @@ class Server:
             return
         try:
             loop = asyncio.get_running_loop()
+            self._metrics.tasks.set_function(lambda: len(asyncio.all_tasks(loop)))
             self._page = page.serve(host, port, self._metrics.registry, loop, lambda: self.ready)
         except OSError as error:
             where = f"{host}:{port}"
@@ -106,19 +132,23 @@ class Server:
     async def load(self) -> None:
         """Load every model and say SERVING. Raises loading.LoadError."""
         device = loading.pick_device(self._settings.device)
-        served = {}
-        for entry in self._entries:
-            log.info("loading model %s on %s", entry.id, device)
-            self._loading, previewer = True, Previewer()
-            try:
+        served, self._loading = {}, True
+        try:
+            # Before any weights: a name that leads nowhere is told at once.
+            checks = {entry.id: await asyncio.to_thread(_checks, entry) for entry in self._entries}
+            for entry in self._entries:
+                log.info("loading model %s on %s", entry.id, device)
+                previewer = Previewer()
                 model = await asyncio.to_thread(loading.load, entry, device)
                 sharing = await asyncio.to_thread(warmup.warm_up, model, previewer)
-            finally:
-                self._loading = False
-            if self._stopping:
-                return
-            served[entry.id] = Served(model, self._engine(model, sharing, device), previewer)
-            log.info("loaded model %s in %.1f s", entry.id, model.load_seconds)
+                if self._stopping:
+                    return
+                model = replace(model, checks=checks[entry.id])
+                engine, moderator = self._engine(model, sharing, device), self._moderator(model)
+                served[entry.id] = Served(model, engine, previewer, moderator)
+                log.info("loaded model %s in %.1f s", entry.id, model.load_seconds)
+        finally:
+            self._loading = False
         self._service.served = served
         self.ready = True
         await self._health.set(SERVICE, SERVING)
@@ -140,11 +170,18 @@ class Server:
         most = sharing.max_tokens or "any number of"
         log.info("model %s: forwards are shared up to %s tokens", entry.id, most)
         self._metrics.watch(model, engine)
+        watchdog = Watchdog(entry.id, engine, self._settings.stall_timeout)
+        self._metrics.stalled.labels(entry.id).set_function(lambda: watchdog.seconds)
         engine.start()
+        self._watching.append(asyncio.create_task(watchdog.watch()))
         return engine
 
+    def _moderator(self, model: Model) -> Moderator:
+        count = partial(self._metrics.moderated, model.entry.id)
+        return Moderator(model, count, self._settings.safety_timeout, self._settings.threads)
+
     def _died(self) -> None:
-        self.dead = True
+        self.dead, self.ready = True, False
         self._on_death()
 
     async def stop(self) -> bool:
@@ -161,25 +198,25 @@ class Server:
             self._service.draining = True
             await self._service.access.idle(self._settings.drain_timeout)
         await self._grpc.stop(0.5)
+        for task in (*self._renewing, *self._watching):
+            task.cancel()
         engines = [served.engine for served in self._service.served.values()]
         ended = [await asyncio.to_thread(engine.stop, 2) for engine in engines]
         self._pool.shutdown(wait=False, cancel_futures=True)
+        for served in self._service.served.values():
+            served.moderator.close()
         if self._page:
             self._page.shutdown()
             self._page.server_close()
         return all(ended) and not self._loading
 
 
-def _credentials(settings: Settings) -> grpc.ServerCredentials | None:
-    """By what the server proves itself, and whether its callers must; None for plain text."""
-    if not (settings.tls_cert and settings.tls_key):
-        return None
-    ca = settings.tls_client_ca
-    return grpc.ssl_server_credentials(
-        [(settings.tls_key.read_bytes(), settings.tls_cert.read_bytes())],
-        ca.read_bytes() if ca else None,
-        require_client_auth=bool(ca),
-    )
+def _checks(entry: ModelEntry) -> Checks:
+    """An entry's safety checks. Raises LoadError."""
+    try:
+        return safety.load(entry.safety)
+    except safety.CheckError as error:
+        raise loading.LoadError(f"model {entry.id}: safety: {error}") from error
 
 
 def _options(settings: Settings) -> list[tuple[str, int]]:

@@ -6,7 +6,8 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor
+from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
@@ -17,20 +18,23 @@ from retouch.v1.image_edit_pb2_grpc import ImageEditServicer
 
 from . import images, replies, validation
 from .access import Access, Context, late
+from .admission import Decoding
 from .engine import edit as engine_edit
 from .engine.edit import DeadlinePassed, EngineStopped, QueueFull
+from .engine.forward import NotANumber
 from .errors import (
+    Blocked,
     Busy,
     ModelFailed,
     NotServing,
     OutOfTime,
-    Refused,
     UnknownModel,
 )
 from .jobs import Job, Served
 from .metrics import Metrics
 from .models import Flagged, Inputs
 from .previews import Previewer
+from .provenance import Provenance
 from .streaming import Events
 from .tracing import OFF, Span, Tracing
 from .validation import Plan
@@ -51,26 +55,32 @@ class ImageEdit(ImageEditServicer):
         metrics: Metrics,
         pool: Executor,
         limits: images.InputLimits,
+        provenance: Provenance,
         tracing: Tracing = OFF,
     ) -> None:
         self.served: Mapping[str, Served] = {}
         self.draining = False
         self.access = Access(metrics, tracing)
         self._metrics, self._pool, self._limits = metrics, pool, limits
+        self._decoding = Decoding(pool, limits.max_pixels)
+        self._provenance = provenance
 
     async def Edit(self, request: pb.EditRequest, context: Context) -> pb.EditResponse:
         async with self.access.answering("Edit", context) as call:
+            call.bytes_in = request.ByteSize()
             with await self._accept(request, context, call.span) as job:
                 call.job = job
                 # From here a retry would do the work twice: the first metadata ends gRPC's own, and tells the caller.
                 await context.send_initial_metadata(((ACCEPTED, "1"),))
                 response = await self._finish(job, context)
+                call.bytes_out = response.ByteSize()
         return response
 
     async def StreamEdit(
         self, request: pb.EditRequest, context: Context
     ) -> AsyncIterator[pb.EditEvent]:
         async with self.access.answering("StreamEdit", context) as call:
+            call.bytes_in = request.ByteSize()
             events = Events()
             with await self._accept(request, context, call.span, events) as job:
                 call.job = job
@@ -79,9 +89,11 @@ class ImageEdit(ImageEditServicer):
                     place = partial(job.served.engine.place, job.edits[0])
                     async for event in events.until(finish, job.ahead, place):
                         yield event
-                    yield pb.EditEvent(result=await finish)
+                    response = await finish
+                    call.bytes_out = response.ByteSize()
                 finally:
                     finish.cancel()
+            yield pb.EditEvent(result=response)
 
     async def ListModels(
         self, request: pb.ListModelsRequest, context: Context
@@ -104,28 +116,52 @@ class ImageEdit(ImageEditServicer):
         `events` are told how the edits come along.
         """
         served = self._find(request.model)
-        model, engine = served.model, served.engine
-        plan = validation.plan(request, model, streamed=events is not None)
-        remaining = context.time_remaining()
-        deadline = None if remaining is None else time.monotonic() + remaining
+        plan = validation.plan(request, served.model, streamed=events is not None)
         try:
-            with served.place(len(plan.seeds)), span.part("prepare"):
-                inputs = await self._in_pool(validation.prepare, request, plan, model, self._limits)
+            with served.place(len(plan.seeds)):
+                with span.part("prepare"):
+                    pixels = await self._in_pool(validation.pixels, request, self._limits)
+                    given = (request, plan, served.model, self._limits)
+                    inputs = await self._decoding.run(pixels, validation.prepare, *given)
+                parent = None
+                if self._provenance.signs:
+                    parent = await self._in_pool(self._provenance.parent, request)
+                job = await self._submit(plan, inputs, served, context, span, events)
+                return replace(job, parent=parent)
+        except QueueFull as full:  # of `place`, which leaves `submit` the room that it holds
+            self._metrics.edits.labels(served.model.entry.id, "rejected").inc(len(plan.seeds))
+            raise Busy(full.retry_after) from None
+
+    async def _submit(
+        self,
+        plan: Plan,
+        inputs: Sequence[Inputs],
+        served: Served,
+        context: Context,
+        span: Span,
+        events: Events | None,
+    ) -> Job:
+        """Hand over edits that are accepted: from here on each of them has an outcome."""
+        model = served.model
+        self._metrics.accepted.labels(model.entry.id).inc(len(inputs))
+        try:
+            await served.moderator.before(inputs[0], span)
+            remaining = context.time_remaining()
+            deadline = None if remaining is None else time.monotonic() + remaining
             edits = [
                 engine_edit.Edit(model.run(each), deadline, total=each.steps) for each in inputs
             ]
             if events:
                 self._follow(events, served, plan, inputs, edits)
             span.watch(edits, model.entry.id)
-            ahead = engine.submit(edits)
-        except QueueFull as full:
-            self._metrics.edits.labels(model.entry.id, "rejected").inc(len(plan.seeds))
-            raise Busy(full.retry_after) from None
-        except EngineStopped as stopped:
-            raise NotServing(str(stopped)) from None
-        for edit in edits:
-            edit.future.add_done_callback(self._counter(model.entry.id, edit))
-        return Job(served, plan, inputs, edits, ahead, span)
+            ahead = served.engine.submit(edits)
+        except BaseException as error:
+            outcome = _outcome(error, context.time_remaining())
+            self._metrics.edits.labels(model.entry.id, outcome).inc(len(inputs))
+            if isinstance(error, EngineStopped):
+                raise NotServing(str(error)) from None
+            raise
+        return Job(served, plan, inputs, edits, ahead, span, self._ended)
 
     def _follow(
         self,
@@ -138,9 +174,8 @@ class ImageEdit(ImageEditServicer):
         """Tell `events` of each edit's steps, and of what it has come to as often as the request wants."""
 
         async def draw(image: int, latents: Tensor) -> pb.EditedImage:
-            drawn = await self._in_pool(
-                replies.preview, served.model, served.previewer, plan, inputs[image], latents
-            )
+            who = served.model, served.previewer, self._provenance
+            drawn = await self._in_pool(replies.preview, *who, plan, inputs[image], latents)
             return cast(pb.EditedImage, drawn)
 
         for i, edit in enumerate(edits):
@@ -166,18 +201,20 @@ class ImageEdit(ImageEditServicer):
         except DeadlinePassed:
             raise OutOfTime("the deadline passed before the edit was done") from None
         except Flagged:
-            raise Refused("the model's safety checker refused the result") from None
+            raise job.served.moderator.flagged() from None
         except EngineStopped:
             raise ModelFailed("the engine stopped before the edit was done") from None
+        except NotANumber as error:
+            raise ModelFailed(str(error)) from None
         except Exception:  # which the engine has logged
             raise ModelFailed("the model failed on this edit") from None
+        lay = partial(self._in_pool, replies.finished, job.served.model)
+        finished = await asyncio.gather(*map(lay, job.inputs, tensors))
+        await job.served.moderator.after(job.inputs[0], finished, job.span)
         with job.span.part("encode reply"):
-            pictures = await asyncio.gather(
-                *(
-                    self._in_pool(replies.picture, job.served.model, job.plan, inputs, tensor)
-                    for inputs, tensor in zip(job.inputs, tensors, strict=True)
-                )
-            )
+            how = job.served.model, self._provenance, job.plan, job.parent
+            encode = partial(self._in_pool, replies.picture, *how)
+            pictures = await asyncio.gather(*map(encode, job.inputs, finished))
         self._pool.submit(_learn, job.served.previewer, job.edits[0].latents, tensors[0])
         context.set_trailing_metadata(
             (("endpoint-load-metrics-bin", replies.load_report(job.served.engine)),)
@@ -196,18 +233,25 @@ class ImageEdit(ImageEditServicer):
     async def _in_pool(self, work: Callable[..., Any], *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._pool, work, *arguments)
 
-    def _counter(self, model: str, edit: engine_edit.Edit) -> Callable[[Future[Tensor]], None]:
-        def count(future: Future[Tensor]) -> None:
-            if future.cancelled():
-                # When a deadline passes, gRPC cancels the call at the same moment.
-                outcome = "expired" if late(edit.remaining) else "cancelled"
-            elif isinstance(future.exception(), DeadlinePassed):
-                outcome = "expired"
-            else:
-                outcome = "failed" if future.exception() else "done"
-            self._metrics.finished(model, edit, outcome)
+    def _ended(self, job: Job, error: BaseException | None) -> None:
+        for edit in job.edits:
+            outcome = _outcome(error, edit.remaining)
+            self._metrics.finished(job.served.model.entry.id, edit, outcome)
 
-        return count
+
+def _outcome(error: BaseException | None, remaining: float | None) -> str:
+    """How all images of an accepted request ended that `error` ended."""
+    match error:
+        case None:
+            return "done"
+        case Blocked():
+            return "blocked"
+        case OutOfTime():
+            return "expired"
+        case asyncio.CancelledError() | GeneratorExit():
+            # When a deadline passes, gRPC cancels the call at the same moment.
+            return "expired" if late(remaining) else "cancelled"
+    return "failed"
 
 
 def _learn(previewer: Previewer, latents: Tensor | None, result: Tensor) -> None:

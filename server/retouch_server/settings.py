@@ -5,14 +5,15 @@ from __future__ import annotations
 import ipaddress
 import os
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, FilePath, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict
 
-from . import catalog
+from . import catalog, identity
+from .watched import Unusable, contents
 
 PREFIX = "RETOUCH_SERVER_"
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -68,8 +69,29 @@ class Settings(BaseSettings):
     max_image_pixels: Annotated[int, Field(ge=4096, le=178_000_000)] = Field(
         50_000_000, description="Pixels of one input image, most; read from its header."
     )
+    max_in_flight_bytes: Annotated[int, Field(ge=1)] = Field(
+        2**30,
+        description="Bytes of all requests under way, most, or one largest; beyond, RESOURCE_EXHAUSTED.",
+    )
     threads: Annotated[int, Field(ge=1, le=256)] = Field(
         4, description="Threads that decode and encode images."
+    )
+    safety_timeout: Annotated[float, Field(ge=0.1, le=300)] = Field(
+        10,
+        description="Seconds that the safety checks before an edit, or those after it, may take.",
+    )
+    provenance: bool = Field(True, description="Mark every result as AI-edited, in XMP.")
+    c2pa_cert: FilePath | None = Field(
+        None, description="PEM file of the certificates that results are signed by; with C2PA_KEY."
+    )
+    c2pa_key: FilePath | None = Field(
+        None,
+        validate_default=True,  # it is what C2PA_CERT alone would get
+        description="PEM file of the first one's private key.",
+    )
+    stall_timeout: Annotated[float, Field(ge=1, le=86400)] = Field(
+        300,
+        description="Seconds for which an engine may do nothing while it has work; then the server exits.",
     )
     drain_wait: Annotated[float, Field(ge=0, le=60)] = Field(
         0.2, description="Seconds between saying NOT_SERVING and refusing calls, when stopping."
@@ -78,7 +100,7 @@ class Settings(BaseSettings):
         300, description="Seconds that accepted edits get to finish, when stopping."
     )
     max_connection_age: Annotated[float, Field(ge=10, le=86400)] = Field(
-        300, description="Seconds until a connection is renewed, so that clients find new servers."
+        60, description="Seconds until a connection is renewed, so that clients find new servers."
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="Least severe log line."
@@ -100,11 +122,7 @@ class Settings(BaseSettings):
         if bool(key) != bool(cert):
             raise ValueError("TLS_CERT and TLS_KEY need each other")
         if key:
-            # gRPC would take any bytes, and say no more than that connections fail.
-            try:
-                ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, password="")
-            except OSError as error:  # ssl.SSLError is one
-                raise ValueError(f"is not the PEM key of TLS_CERT{_reason(error)}") from None
+            check_pair(cert, key)
         return key
 
     @field_validator("tls_client_ca")
@@ -113,11 +131,31 @@ class Settings(BaseSettings):
         if ca and "tls_key" in info.data and not info.data["tls_key"]:
             raise ValueError("needs TLS_CERT and TLS_KEY")
         if ca:
-            try:
-                ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(ca)
-            except OSError as error:
-                raise ValueError(f"holds no PEM certificate{_reason(error)}") from None
+            check_authority(ca)
         return ca
+
+    @field_validator("c2pa_cert")
+    @classmethod
+    def _signs(cls, cert: Path | None, info: ValidationInfo) -> Path | None:
+        if cert and info.data.get("provenance") is False:
+            raise ValueError("needs PROVENANCE: what is signed is marked too")
+        if cert:
+            _usable(identity.read_chain, cert)
+        return cert
+
+    @field_validator("c2pa_key")
+    @classmethod
+    def _signs_by(cls, key: Path | None, info: ValidationInfo) -> Path | None:
+        if "c2pa_cert" not in info.data:
+            return key  # that mistake is told already
+        cert = info.data["c2pa_cert"]
+        if bool(key) != bool(cert):
+            raise ValueError("C2PA_CERT and C2PA_KEY need each other")
+        if key:
+            from . import manifests  # here, since few servers sign
+
+            _usable(manifests.make, cert, key)
+        return key
 
     @field_validator("anonymous")
     @classmethod
@@ -134,6 +172,30 @@ class Settings(BaseSettings):
     def max_message_bytes(self) -> int:
         """16 images and a mask, and room for the words."""
         return 17 * self.max_image_bytes + 1024 * 1024
+
+
+def check_pair(cert: Path, key: Path) -> None:
+    """gRPC would take any bytes, and say no more than that connections fail. Raises ValueError, about the key."""
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, password="")
+    except OSError as error:  # ssl.SSLError is one
+        raise ValueError(f"is not the PEM key of TLS_CERT{_reason(error)}") from None
+
+
+def check_authority(ca: Path) -> None:
+    """The same of authorities. Raises ValueError."""
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(ca)
+    except OSError as error:
+        raise ValueError(f"holds no PEM certificate{_reason(error)}") from None
+
+
+def _usable(make: Callable[..., object], *paths: Path) -> None:
+    """Whether something can be made of the files. Raises ValueError with all that is wrong, a line each."""
+    try:
+        make(*map(contents, paths))
+    except Unusable as error:
+        raise ValueError(str(error)) from None
 
 
 def _reason(error: OSError) -> str:

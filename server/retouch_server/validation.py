@@ -96,6 +96,18 @@ def plan(request: pb.EditRequest, model: Model, streamed: bool) -> Plan:
     )
 
 
+def pixels(request: pb.EditRequest, limits: InputLimits) -> int:
+    """Pixels, by their headers, that `prepare` will hold at once: the first, the mask, the largest of the others.
+
+    For a thread pool. Raises InvalidRequest naming the picture.
+    """
+    first, *others = (
+        images.area(data, f"images[{i}]", limits) for i, data in enumerate(request.images)
+    )
+    mask = images.area(request.mask, "mask", limits) if request.mask else 0
+    return first + mask + max(others, default=0)
+
+
 def prepare(request: pb.EditRequest, plan: Plan, model: Model, limits: InputLimits) -> list[Inputs]:
     """Decode and fit the pictures: the inputs of each image to be made, sharing them. For a thread pool.
 
@@ -186,6 +198,8 @@ def _abilities(
             yield Violation(
                 "negative_prompt", f"has an effect only with a guidance_scale above {enough:g}"
             )
+    if request.partial_images and not model.shows_previews:
+        yield Violation("partial_images", f"model {name} shows none: its results are checked first")
     for field in ("prompt", "negative_prompt"):
         if fault := _fault(getattr(request, field)[:MAX_PROMPT], model):
             yield Violation(field, fault)

@@ -19,7 +19,7 @@ from .checkpoint import LoadError, one_line
 from .engine.engine import Engine
 from .engine.rows import Call, Rows
 from .engine.standins import Denoiser, own_copy, watch
-from .models import Inputs, Model
+from .models import Flagged, Inputs, Model
 from .previews import Previewer
 from .replies import to_pixels
 
@@ -140,9 +140,14 @@ def _inputs(model: Model, size: tuple[int, int]) -> list[Inputs]:
 def _edit(model: Model, rows: Rows, previewer: Previewer, inputs: Inputs) -> Call:
     """The first denoiser call of an edit."""
     recorder = _Recorder(model, rows)
-    result = model.run(inputs)(recorder)
+    try:
+        result = model.run(inputs)(recorder)
+    except Flagged:  # noise and tiles are nobody's picture; such a model shows no previews either
+        result = None
     if recorder.call is None:
         raise RuntimeError("its pipeline did not call its denoiser")
+    if result is None:
+        return recorder.call
     if not result.isfinite().all():
         raise RuntimeError("its result is not a number")
     if recorder.latents is not None:

@@ -118,6 +118,9 @@ async def test_an_edit_is_one_line(
         "steps": 4,
     }
     assert line.items() >= expected.items()
+    assert line["bytes_in"] == request.ByteSize()
+    assert line["bytes_out"] > 2 * 96 * 64 // 10
+    assert "error" not in line
     phases = [line[f"{phase}_ms"] for phase in ("queue", "encode", "denoise", "decode")]
     assert 0 < sum(phases) <= line["ms"] + len(phases)
 
@@ -132,6 +135,7 @@ async def test_a_refusal_is_one_line_without_what_was_sent(
             await stub.Edit(request, metadata=sent)
     faulty, unknown = await logged(caplog, 2)
     assert (faulty["code"], unknown["code"]) == ("INVALID_ARGUMENT", "NOT_FOUND")
+    assert (faulty["error"], unknown["error"]) == ("InvalidRequest", "UnknownModel")
     for line in (faulty, unknown):
         assert not {"request_id", "trace_id", "model"} & line.keys()
     ours = [vars(each) for each in caplog.records if each.name.startswith("retouch")]

@@ -106,7 +106,7 @@ def test_a_full_queue_takes_all_of_a_request_or_none(engine: Engine, denoiser: A
 
 
 def test_a_cancelled_edit_frees_its_slot_within_a_step(engine: Engine, denoiser: Any) -> None:
-    long = Edit(doubling(100_000))
+    long = Edit(doubling(100_000, start=0.0))
     engine.submit([long])
     settle(lambda: long.steps > 2)
     long.future.cancel()
@@ -136,7 +136,7 @@ def test_what_is_cancelled_or_late_in_the_queue_never_reaches_the_denoiser(
 
 
 def test_a_deadline_ends_a_running_edit(engine: Engine) -> None:
-    edit = Edit(doubling(10**9), deadline=time.monotonic() + 0.1)
+    edit = Edit(doubling(10**9, start=0.0), deadline=time.monotonic() + 0.1)
     engine.submit([edit])
     with pytest.raises(DeadlinePassed):
         edit.future.result(10)

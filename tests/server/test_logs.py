@@ -34,6 +34,26 @@ for level in ("debug", "info", "warning", "error"):
     getattr(logging.getLogger("ours"), level)(level)
 """
 
+# What a pipeline says of a prompt, what torch says of sizes, and of a device.
+FAILS = """
+import logging, sys
+from retouch_server import logs
+logs.configure("INFO", "text")
+import torch
+log = logging.getLogger("ours")
+def prompt(words):
+    raise RuntimeError(words)
+def sizes(words):
+    torch.nn.Linear(3, 4)(torch.zeros(2, 5))
+def device(words):
+    raise torch.OutOfMemoryError("no room on the device")
+for fail in (prompt, sizes, device):
+    try:
+        fail(sys.argv[1])
+    except Exception:
+        log.exception(fail.__name__)
+"""
+
 
 def written(script: str, *arguments: str) -> list[str]:
     run = subprocess.run(
@@ -91,3 +111,11 @@ def test_what_a_pictures_exif_says_is_not_logged(
     assert [line.split()[-1] for line in lines if " PIL." in line] == theirs
     ours = [line.split()[-1] for line in lines if " ours: " in line]
     assert ours == (["debug", *theirs] if level == "DEBUG" else theirs)
+
+
+def test_of_an_error_only_torchs_own_words_are_told() -> None:
+    text = "\n".join(written(FAILS, "my-words"))
+    assert "my-words" not in text
+    assert "\nRuntimeError\n" in text
+    assert "\nRuntimeError: mat1 and mat2 shapes cannot be multiplied (2x5 and 3x4)" in text
+    assert text.endswith("\nOutOfMemoryError: no room on the device")

@@ -25,6 +25,7 @@ from retouch.v1 import image_edit_pb2 as pb
 from retouch.v1.image_edit_pb2_grpc import ImageEditStub
 from retouch_server.engine.edit import Edit
 from retouch_server.engine.engine import Engine
+from retouch_server.metrics import EDIT_OUTCOMES
 from retouch_server.replies import load_report
 from retouch_server.server import SERVICE, BindError, Server
 from retouch_server.settings import Settings
@@ -407,6 +408,27 @@ class _Context:
         await self._send()
 
 
+async def test_what_is_accepted_ends_once_and_nothing_else_does(stub: Any, server: Server) -> None:
+    def accepted() -> float:
+        name, labels = "retouch_server_edits_accepted_total", {"model": "instruct"}
+        return server._metrics.registry.get_sample_value(name, labels) or 0.0
+
+    def over() -> float:
+        return sum(ended(server, outcome) for outcome in EDIT_OUTCOMES if outcome != "rejected")
+
+    before = accepted()
+    await stub.Edit(edit(n=2))
+    await refused(stub.Edit(edit(images=[b"no picture"])))
+    left = stub.StreamEdit(long_edit())
+    async for event in left:
+        if event.WhichOneof("event") == "step":
+            assert accepted() == over() + 1
+            left.cancel()
+            break
+    await idle(server)
+    await until(lambda: accepted() == over() == before + 3)
+
+
 async def test_a_deadline_ends_the_edit(stub: Any, server: Server) -> None:
     before = ended(server, "expired")
     code, _ = await refused(stub.Edit(long_edit(), timeout=0.3))
@@ -442,7 +464,8 @@ async def test_the_load_report_reads_as_the_balancers_message() -> None:
     report: Any = message_factory.GetMessages([file])["orca.OrcaLoadReport"]()
     idle = Engine(Unknown(torch.nn.Identity()), slots=2)
     report.ParseFromString(load_report(idle))
-    assert (report.rps_fractional, report.application_utilization) == (1.0, 0.01)
+    # As with one edit under way: nearly 0 would draw all that comes to the one that fell idle last.
+    assert (report.rps_fractional, report.application_utilization) == (1.0, 0.5)
     idle.submit([Edit(lambda host: torch.zeros(1))] * 3)
     report.ParseFromString(load_report(idle))
     assert report.application_utilization == 1.5

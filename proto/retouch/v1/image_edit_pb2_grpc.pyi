@@ -8,7 +8,8 @@ buf's STANDARD naming rules hold, with two exceptions that are meant: the servic
 
 Errors, for every rpc:
   INVALID_ARGUMENT    a field breaks a rule; details carry google.rpc.BadRequest, one violation per field.
-  FAILED_PRECONDITION the model's safety checker refused the result.
+  FAILED_PRECONDITION a safety check refused the request or its results, of `n` images all; details carry
+                      google.rpc.ErrorInfo: reason MODERATION_BLOCKED, domain retouch.v1, and metadata's category.
   NOT_FOUND           no model of that id is served here.
   RESOURCE_EXHAUSTED  the queue is full; details carry google.rpc.RetryInfo.
   DEADLINE_EXCEEDED   the call's deadline passed; the edit's slot is free within one denoising step.
@@ -16,7 +17,7 @@ Errors, for every rpc:
   UNAVAILABLE         the server is loading or draining; no work has started, so a retry is safe. A connection that
                       breaks is UNAVAILABLE too: if `retouch-accepted` was in the initial metadata, which Edit sends
                       once it has taken a request, work had started.
-  INTERNAL            the model failed on this edit. Other edits in its batch are not affected.
+  INTERNAL            the model, or a safety check, failed on this edit. Other edits in its batch are not affected.
 """
 
 from collections import abc as _abc

@@ -8,6 +8,7 @@ serves callers sooner. `max_tokens` is where that changes, measured per model.
 - Within a bucket, least remaining work first: steps left x rows x tokens. What does not fit blocks none behind it.
 - Between buckets, deficit round robin: while it waits each earns tokens in proportion to its calls, and the first that
   can pay for its next forward has it. A bucket that was served or has emptied starts from nothing.
+- Memory: after a forward that ran out of it none of more than half of its tokens is shared, for `HOLD` forwards.
 - Ageing: a call that `PATIENCE` x (calls waiting) forwards have passed over goes next. With at most n edits under way,
   no call waits for more than (PATIENCE + 1) x n - 1 forwards of others, whatever arrives.
 
@@ -23,6 +24,7 @@ from collections.abc import Hashable, Sequence
 from typing import Protocol, TypeVar
 
 PATIENCE = 8
+HOLD = 1000
 ALONE = "alone"
 
 
@@ -68,6 +70,7 @@ class Policy:
     ) -> None:
         self.max_rows, self.max_tokens, self.least_rows = max_rows, max_tokens, least_rows
         self.forwards = 0
+        self._ceiling: tuple[int, int] | None = None  # tokens, and until which forward
         self._credits: dict[Hashable, float] = {}
 
     def next_batch(self, waiting: Sequence[C]) -> list[C]:
@@ -96,6 +99,18 @@ class Policy:
         self._credits = {n: self._credits.get(n, 0.0) for n in buckets if n != name}
         return batches[name]
 
+    def too_large(self, batch: Sequence[C]) -> None:
+        """Memory ran out in a shared forward of these: for a while none of more than half of it is shared."""
+        self._ceiling = max(1, sum(map(_size, batch)) // 2), self.forwards + HOLD
+
+    @property
+    def limit(self) -> int | None:
+        """Tokens that a shared forward may have now: `max_tokens`, or less after memory has run out."""
+        ceiling, until = self._ceiling or (0, -1)
+        if self.forwards >= until:
+            return self.max_tokens
+        return ceiling if self.max_tokens is None else min(ceiling, self.max_tokens)
+
     def _buckets(self, order: Sequence[C]) -> dict[Hashable, list[C]]:
         """Who may go with whom, in the given order, which is also that of the buckets' first calls."""
         alike: dict[Hashable, list[C]] = {}
@@ -110,11 +125,9 @@ class Policy:
 
     def _fits(self, calls: Sequence[C]) -> bool:
         """Whether the calls fit one forward."""
-        rows = sum(call.rows for call in calls)
+        rows, limit = sum(call.rows for call in calls), self.limit
         return rows <= self.max_rows and (
-            self.max_tokens is None
-            or rows <= self.least_rows
-            or sum(map(_size, calls)) <= self.max_tokens
+            limit is None or rows <= self.least_rows or sum(map(_size, calls)) <= limit
         )
 
     def _fill(self, calls: Sequence[C]) -> list[C]:

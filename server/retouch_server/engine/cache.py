@@ -13,6 +13,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from retouch_server.memory import is_exhaustion
+
 
 class Encodings:
     """Encodings by the content of what was encoded. For one engine's thread.
@@ -30,21 +32,42 @@ class Encodings:
         if key is None or key not in self._held:
             return None
         self._held.move_to_end(key)
-        return copy.deepcopy(self._held[key][0])
+        try:
+            return copy.deepcopy(self._held[key][0])
+        except Exception as error:
+            if not is_exhaustion(error):
+                raise
+        self.clear()
+        return None
 
     def put(self, key: bytes | None, value: Any) -> None:
-        """Hold a copy of `value`, unless it has no key or is larger than all that may be held."""
+        """Hold a copy of `value`, unless it has no key, is larger than all that may be held, or is not a number.
+
+        What came out wrong in a bad moment would spoil every later edit of the same.
+        """
         size = sum(tensor.untyped_storage().nbytes() for tensor in _storages(value))
-        if key is None or key in self._held or size > self.capacity:
+        if key is None or key in self._held or size > self.capacity or not is_finite(value):
             return
         while self.bytes + size > self.capacity:
             _, (_, freed) = self._held.popitem(last=False)
             self.bytes -= freed
         try:
             self._held[key] = (copy.deepcopy(value), size)
-        except torch.OutOfMemoryError:
-            return  # the edit has what it needs
+        except Exception as error:
+            if is_exhaustion(error):
+                return  # the edit has what it needs
+            raise
         self.bytes += size
+
+    def clear(self) -> None:
+        """Hold nothing."""
+        self._held.clear()
+        self.bytes = 0
+
+
+def is_finite(value: Any) -> bool:
+    """Whether all numbers of the tensors within a value are finite."""
+    return all(bool(tensor.isfinite().all()) for tensor in _tensors(value))
 
 
 def fingerprint(*values: Any) -> bytes | None:

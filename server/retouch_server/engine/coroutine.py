@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from greenlet import getcurrent, greenlet
 
+from retouch_server.memory import is_exhaustion
+
 from .cache import Encodings, fingerprint
 from .edit import Edit
 from .reuse import Reuse
@@ -28,6 +30,8 @@ CACHED = frozenset({"prompt", "image"})
 
 OnLookup = Callable[[str, bool], None]
 """Called on the engine thread after each lookup of an encoding, with (prompt or image, whether it was there)."""
+OnFault = Callable[[Exception], None]
+"""Likewise with what a forward, a turn or an edit failed of: makes room if that was memory. It must not keep it."""
 
 
 class Coroutine:
@@ -49,13 +53,14 @@ class Coroutine:
         encodings: Encodings,
         on_lookup: OnLookup = lambda kind, hit: None,
         reuse: Reuse | None = None,
+        on_error: OnFault = lambda error: None,
     ) -> None:
         self.edit = edit
         self.call: Call | None = None
         self.turn: str | None = START
         self.denoiser: Any = Denoiser(denoiser, self)
         self._rows, self._encodings, self._on_lookup = rows, encodings, on_lookup
-        self._reuse = reuse
+        self._reuse, self._on_error = reuse, on_error
         self._copies: list[Any] = []
         self._working = False
         self._calls = 0
@@ -138,11 +143,22 @@ class Coroutine:
             return found
         self._working = True
         try:
-            result = work(*args, **kwargs)
+            result = self._work(work, *args, **kwargs)
         finally:
             self._working = False
         self._encodings.put(key, result)
         return result
+
+    def _work(self, work: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Do it, and once more if memory runs out: to encode or to decode has no other effect."""
+        try:
+            return work(*args, **kwargs)
+        except Exception as error:
+            if not is_exhaustion(error):
+                raise
+            self._on_error(error)
+        # Out here, where the error's traceback no longer holds what it had got.
+        return work(*args, **kwargs)
 
     def on_step(self, done: int, total: int) -> None:
         """Called by the pipeline after each denoising step."""

@@ -12,23 +12,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from retouch_server.memory import is_exhaustion
+
 from .batching import Policy, phase_allowed
 from .cache import Encodings
 from .coroutine import Coroutine, OnLookup
 from .edit import DeadlinePassed, Declined, Edit, EditCancelled, EngineStopped, QueueFull
+from .forward import Forwards, OnForward, is_lost
 from .reuse import Reuse
-from .rows import Call, Rows
-from .trace import remember
+from .rows import Rows
 
 log = logging.getLogger(__name__)
 
-# Of an edit, about. More of them before a forward are those of edits that fail at once, one after another.
-TURNS = 4
-
-OnForward = Callable[[int, float], None]
-"""Called on the engine thread after each forward, with (rows, seconds)."""
 OnError = Callable[[BaseException], None]
-"""Likewise with what a forward, an edit or the engine failed of; it must not keep it."""
+"""Called on the engine thread with what a forward, an edit or the engine failed of; it must not keep it."""
+
+TURNS = 4  # of an edit, about; more before a forward are those of edits that fail at once, one after another
 
 
 class Engine:
@@ -66,21 +65,31 @@ class Engine:
         on_death: Callable[[], None] = lambda: None,
         name: str = "engine",
     ) -> None:
-        self.slots, self.max_tokens, self.queue_size = slots, max_tokens, queue_size
+        self.slots, self.queue_size = slots, queue_size
         self._policy = Policy(
             max_rows=max_rows, max_tokens=max_tokens, least_rows=min(sizes, default=1)
         )
-        self._sizes, self._reuse, self._device = sorted(sizes), reuse, torch.device(device)
+        self._reuse, self._device = reuse, torch.device(device)
         self._denoiser, self._rows = denoiser, Rows(denoiser, exact)
-        self._on_forward, self._on_lookup = on_forward, on_lookup
-        self._on_error, self._on_death = on_error, on_death
+        self._forwards = Forwards(
+            denoiser,
+            self._rows,
+            self._policy,
+            self._device,
+            sizes=sizes,
+            fixed=exact,
+            on_forward=on_forward,
+            on_error=self._failed,
+        )
+        self._on_lookup, self._on_error, self._on_death = on_lookup, on_error, on_death
         self.encodings = Encodings(cache_bytes)
         self._queue: deque[Edit] = deque()
         self._running: list[Coroutine] = []
-        self._forward_seconds, self._edit_seconds = 0.0, 1.0
-        self._stopping = False
+        self._edit_seconds = 1.0
+        self._resumed = 0
+        self._stopping = self._given_up = False
         self._changed = Condition()
-        self._thread = Thread(target=self._main, name=name, daemon=True)
+        self.thread = Thread(target=self._main, name=name, daemon=True)
 
     @property
     def queued(self) -> int:
@@ -91,6 +100,16 @@ class Engine:
     def running(self) -> int:
         """Edits that hold a slot."""
         return len(self._running)
+
+    @property
+    def max_tokens(self) -> int | None:
+        """Tokens of the largest forward that is shared now, fewer for a while after memory has run out; None = any."""
+        return self._policy.limit
+
+    @property
+    def moves(self) -> int:
+        """A count that changes whenever anything is done."""
+        return self._resumed + self._forwards.count
 
     @property
     def load(self) -> float:
@@ -108,7 +127,7 @@ class Engine:
         return min(60.0, max(1.0, self._edit_seconds * self.queued / self.slots))
 
     def start(self) -> None:
-        self._thread.start()
+        self.thread.start()
 
     def submit(self, edits: Sequence[Edit]) -> int:
         """Queue the edits of one request, all or none. Returns how many edits are ahead of them.
@@ -135,9 +154,14 @@ class Engine:
         with self._changed:
             self._stopping = True
             self._changed.notify()
-        if self._thread.is_alive():
-            self._thread.join(timeout)
-        return not self._thread.is_alive()
+        if self.thread.is_alive():
+            self.thread.join(timeout)
+        return not self.thread.is_alive()
+
+    def give_up(self) -> None:
+        """Tell whoever waits that the engine stalls, and be dead. From another thread; its own is left."""
+        self._abandon("stalls")
+        self._on_death()
 
     def step(self) -> None:
         """One turn: at most one forward, shared by all waiting calls that fit together."""
@@ -146,7 +170,7 @@ class Engine:
         self._take_turns()
         waiting = {coroutine.call: coroutine for coroutine in self._running if coroutine.call}
         batch = self._policy.next_batch(list(waiting))
-        for call, answer in zip(batch, self._forward(batch), strict=True):
+        for call, answer in zip(batch, self._forwards.run(batch), strict=True):
             self._advance(waiting[call], answer)
 
     def _drop_unwanted(self) -> None:
@@ -172,6 +196,7 @@ class Engine:
                     self.encodings,
                     self._on_lookup,
                     Reuse(self._reuse) if self._reuse else None,
+                    self._failed,
                 )
                 self._running.append(coroutine)
             coroutine.edit.started_at = time.monotonic()
@@ -184,69 +209,27 @@ class Engine:
             if coroutine is None or not phase_allowed(
                 stepping=any(each.call and each.edit.steps for each in self._running),
                 spent=time.monotonic() - started,
-                last_forward=self._forward_seconds,
+                last_forward=self._forwards.seconds,
             ):
                 return
             self._advance(coroutine, None)
-            self._synchronize()
+            self._forwards.synchronize()
             self._drop_unwanted()
             self._admit()
 
-    def _forward(self, batch: Sequence[Call]) -> list[Any]:
-        """One forward for all of `batch`; an answer or an exception for each.
-
-        A batch that raises is run again member by member: only what fails alone has failed.
-        """
-        if not batch:
-            return []
-        started = time.monotonic()
-        try:
-            filled = [*batch, *self._fillers(batch)]
-            output = self._denoiser(**self._rows.stack(filled))
-            answers = self._rows.split(output, filled)[: len(batch)]
-            self._synchronize()
-            self._forward_seconds = time.monotonic() - started
-        except torch.AcceleratorError:
-            raise  # the device is lost for this process: let the engine die, and the supervisor start anew
-        except Exception as error:
-            self._on_error(error)
-            if len(batch) == 1:
-                return [error]
-            log.warning(
-                "a forward of %d edits failed, each runs alone: %s", len(batch), repr(error)
-            )
-        else:
-            self._on_forward(sum(call.rows for call in batch), self._forward_seconds)
-            remember(batch, started, self._forward_seconds)
-            return answers
-        # Out here, where the error's traceback no longer holds the failed forward's memory.
-        return [answer for call in batch for answer in self._forward([call])]
-
-    def _synchronize(self) -> None:
-        """Wait for the device, so that times are true, errors are their own batch's and no work piles up unseen."""
-        if self._device.type != "cpu":
-            torch.accelerator.synchronize(self._device)
-
-    def _fillers(self, batch: Sequence[Call]) -> list[Call]:
-        """What fills a forward up to a fixed size, where it has rows that can be told."""
-        if batch[0].alone:
-            return []
-        rows = sum(call.rows for call in batch)
-        size = next((size for size in self._sizes if size >= rows), rows)
-        return [self._rows.filler(batch[-1], size - rows)] if size > rows else []
-
     def _advance(self, coroutine: Coroutine, answer: Any) -> None:
         """Resume one pipeline to its next call, or to its end: then its slot is free."""
+        self._resumed += 1
         try:
             go_on = coroutine.throw if isinstance(answer, BaseException) else coroutine.resume
             result = go_on(answer)
-        except torch.AcceleratorError:
-            raise
         except (Exception, EditCancelled, DeadlinePassed) as error:
+            if is_lost(error):
+                raise
             if isinstance(error, Exception) and not isinstance(error, Declined):
                 log.warning("an edit failed", exc_info=True)
                 if error is not answer:  # else it is its forward's, and told already
-                    self._on_error(error)
+                    self._failed(error)
             # A traceback holds its frames, this one and their tensors included: a cycle that only the garbage
             # collector would free.
             error.__traceback__ = error.__context__ = error.__cause__ = None
@@ -260,9 +243,20 @@ class Engine:
         self._running.remove(coroutine)
         self._end(coroutine.edit, result)
 
+    def _failed(self, error: Exception) -> None:
+        """Tell of an error. Where memory has run out, what is only held for edits to come is given back."""
+        self._on_error(error)
+        if is_exhaustion(error):
+            self.encodings.clear()
+            if self._device.type != "cpu":
+                torch.accelerator.empty_cache()
+
     def _end(self, edit: Edit, result: Tensor | BaseException) -> None:
         """Give an edit its one terminal answer."""
-        edit.ended_at = time.monotonic()
+        with self._changed:
+            if edit.ended_at is not None:  # it was given up
+                return
+            edit.ended_at = time.monotonic()
         if not edit.future.set_running_or_notify_cancel():
             return
         if isinstance(result, StopIteration):  # which no asyncio future takes
@@ -282,9 +276,11 @@ class Engine:
                 while self._wait():
                     self.step()
         except BaseException as error:
+            if self._given_up:
+                return
             log.exception("the engine died")
             self._on_error(error)
-            self._abandon(error)
+            self._abandon(f"died: {error!r}")
             self._on_death()
 
     def _wait(self) -> bool:
@@ -293,12 +289,12 @@ class Engine:
             self._changed.wait_for(lambda: self._queue or self._running or self._stopping)
             return bool(self._queue or self._running)
 
-    def _abandon(self, error: BaseException) -> None:
-        """Nothing is lost: who was queued or running learns that the engine died."""
+    def _abandon(self, what: str) -> None:
+        """Nothing is lost: who was queued or running learns what the engine did."""
         with self._changed:
-            self._stopping = True
+            self._stopping = self._given_up = True
             edits = [*(coroutine.edit for coroutine in self._running), *self._queue]
             self._running.clear()
             self._queue.clear()
         for edit in edits:
-            self._end(edit, EngineStopped(f"the engine died: {error!r}"))
+            self._end(edit, EngineStopped(f"the engine {what}"))

@@ -1,0 +1,214 @@
+"""What may be under way before the queue is asked: calls, messages being received, pixels being decoded."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from concurrent.futures import Executor, Future
+from contextlib import aclosing, suppress
+from functools import partial
+from typing import Any, Protocol, TypeAlias, TypeVar
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from retouch.v1 import image_edit_pb2 as pb
+
+from .access import Access, Context
+from .errors import Busy, InvalidRequest, OutOfTime, Violation
+from .jobs import Served
+
+T = TypeVar("T")
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+Find: TypeAlias = "Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]]"
+
+# Calls beyond those that have a place: they are being read, or answered.
+MARGIN = 16
+RECEIVE_SECONDS = 60.0
+METHODS = {f"/{pb.DESCRIPTOR.package}.ImageEdit/{name}": name for name in ("Edit", "StreamEdit")}
+
+
+class Service(Protocol):
+    """What answers the calls; see service.ImageEdit."""
+
+    served: Mapping[str, Served]
+    draining: bool
+    access: Access
+
+
+class Door(grpc.aio.ServerInterceptor):
+    """Refuses calls for edits for which there can be no place, before their messages are read; and bounds those.
+
+    on_refused: called with the model that a call would have been for, where that can be no other.
+    max_bytes: of the messages of all calls under way, most: from when one is there until its call is answered.
+    receiving: messages that are being received at once, most. The others wait where they are.
+    calls, bytes: of those under way.
+
+    grpc.aio hands a call over when its whole message is there. To be asked before that, each is taken as a stream, of
+    one message: on the wire that is the same.
+    """
+
+    def __init__(
+        self,
+        service: Service,
+        on_refused: Callable[[str], object],
+        max_bytes: int,
+        receiving: int,
+    ) -> None:
+        self.calls = self.bytes = 0
+        self._service, self._on_refused, self._max_bytes = service, on_refused, max_bytes
+        self._receiving = asyncio.Semaphore(receiving)
+
+    async def intercept_service(
+        self, continuation: Find, handler_call_details: grpc.HandlerCallDetails
+    ) -> Handler | None:
+        handler = await continuation(handler_call_details)
+        name = METHODS.get(handler_call_details.method)
+        if name is None or handler is None:
+            return handler
+        answer = handler.response_serializer
+        if handler.unary_unary:
+            edit = partial(self._edit, name, handler.unary_unary)
+            return grpc.stream_unary_rpc_method_handler(edit, None, answer)
+        stream = partial(self._stream, name, handler.unary_stream)
+        return grpc.stream_stream_rpc_method_handler(stream, None, answer)
+
+    async def _edit(
+        self, name: str, work: Any, messages: AsyncIterator[bytes], context: Context
+    ) -> pb.EditResponse:
+        with _Stay(self) as stay:
+            response: pb.EditResponse = await work(
+                await self._take_in(name, stay, messages, context), context
+            )
+            return response
+
+    async def _stream(
+        self, name: str, work: Any, messages: AsyncIterator[bytes], context: Context
+    ) -> AsyncGenerator[pb.EditEvent, None]:
+        with _Stay(self) as stay:
+            request = await self._take_in(name, stay, messages, context)
+            async with aclosing(work(request, context)) as events:
+                async for event in events:
+                    yield event
+
+    async def _take_in(
+        self, name: str, stay: _Stay, messages: AsyncIterator[bytes], context: Context
+    ) -> pb.EditRequest:
+        """A call's request. What fails here is answered, counted and logged like what fails later."""
+        try:
+            self._look()
+            async with self._receiving:
+                message = await _receive(messages)
+            if self.bytes + len(message) > self._max_bytes:
+                raise Busy(self._soon)
+            stay.hold(len(message))
+            return pb.EditRequest.FromString(message)
+        except DecodeError:
+            async with self._service.access.answering(name, context):
+                raise InvalidRequest([Violation("request", "is no EditRequest")]) from None
+        except BaseException:
+            async with self._service.access.answering(name, context):
+                raise
+
+    def _look(self) -> None:
+        """Raises Busy where no edit could have a place."""
+        models = self._service.served
+        if self._service.draining:
+            return  # which the service says
+        if len(models) == 1:
+            ((name, served),) = models.items()
+            if not served.has_room(1):
+                self._on_refused(name)
+                raise Busy(self._soon)
+        engines = [served.engine for served in models.values()]
+        if self.calls > MARGIN + sum(each.slots + each.queue_size for each in engines):
+            raise Busy(self._soon)
+
+    @property
+    def _soon(self) -> float:
+        served = self._service.served.values()
+        return min((each.engine.retry_after for each in served), default=1.0)
+
+
+class _Stay:
+    """What a call counts for while it is under way."""
+
+    def __init__(self, door: Door) -> None:
+        self._door, self._bytes = door, 0
+
+    def hold(self, size: int) -> None:
+        self._bytes += size
+        self._door.bytes += size
+
+    def __enter__(self) -> _Stay:
+        self._door.calls += 1
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        self._door.calls -= 1
+        self._door.bytes -= self._bytes
+
+
+async def _receive(messages: AsyncIterator[bytes]) -> bytes:
+    """The one message of a call; empty where there is none, which is a request without any field."""
+    try:
+        async with asyncio.timeout(RECEIVE_SECONDS):
+            async for message in messages:
+                return message
+    except TimeoutError:
+        text = f"the request had not all come after {RECEIVE_SECONDS:g} s"
+        raise OutOfTime(text) from None
+    return b""
+
+
+class Decoding:
+    """Work in a pool whose pictures together have at most so many pixels; what is larger than all that goes alone.
+
+    First come, first served.
+    """
+
+    def __init__(self, pool: Executor, pixels: int) -> None:
+        self.pixels = self.free = pixels
+        self._pool = pool
+        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+
+    async def run(self, pixels: int, work: Callable[..., T], *arguments: Any) -> T:
+        """`work`, in the pool, when its turn has come: never, if its caller leaves before."""
+        pixels = min(pixels, self.pixels)
+        await self._take(pixels)
+        loop = asyncio.get_running_loop()
+
+        def ended(_: Future[T]) -> None:
+            with suppress(RuntimeError):  # the loop has ended before
+                loop.call_soon_threadsafe(self._give, pixels)
+
+        working = self._pool.submit(work, *arguments)
+        # And not when its caller leaves: nothing ends a thread's work.
+        working.add_done_callback(ended)
+        return await asyncio.wrap_future(working)
+
+    async def _take(self, pixels: int) -> None:
+        if not self._waiting and pixels <= self.free:
+            self.free -= pixels
+            return
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting.append((pixels, turn))
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.cancelled():
+                self._give(0)
+            else:
+                self._give(pixels)
+            raise
+
+    def _give(self, pixels: int) -> None:
+        self.free += pixels
+        while self._waiting and (
+            self._waiting[0][1].cancelled() or self._waiting[0][0] <= self.free
+        ):
+            wanted, turn = self._waiting.popleft()
+            if not turn.cancelled():
+                self.free -= wanted
+                turn.set_result(None)
