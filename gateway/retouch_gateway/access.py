@@ -33,7 +33,8 @@ class Visit:
     """One request under way; `scope["state"]["visit"]`.
 
     `traceparent`, `tracestate`: the caller's, where they are sane, else empty; where requests are traced, its span's.
-    `key`: the id of its API key; `model`, `images`: who edited, how many came of it. For the log, once they are known.
+    `key`: the id of its API key; `model`, `images`: who edited, how many came of it; `error`: the kind of what went
+    wrong. For the log, once they are known.
     `headers`: are put on the answer, whatever it is.
     """
 
@@ -43,6 +44,7 @@ class Visit:
     key: str = ""
     model: str = ""
     images: int = 0
+    error: str = ""
     headers: dict[str, str] = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)
     span: Span = NONE
@@ -156,6 +158,7 @@ class Access:
             "key": visit.key,
             "model": visit.model,
             "images": visit.images,
+            "error": visit.error,
         }
         log.log(
             # Probes come several times a minute, all day.

@@ -16,21 +16,14 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from retouch.v1.image_edit_pb2 import EditResponse, OutputFormat
-from retouch_gateway import (
-    certificates,
-    channels,
-    idempotency,
-    memory,
-    openapi,
-    origin,
-    reference,
-    replies,
-)
+from retouch_gateway import idempotency, memory, openapi, origin, reference, replies
 from retouch_gateway.access import Access, Visit
+from retouch_gateway.certificates import Certificates
 from retouch_gateway.dialects import Edit
 from retouch_gateway.errors import (
     GatewayError,
     KeyExpired,
+    ModerationBlocked,
     OutOfTime,
     Unavailable,
     envelope,
@@ -44,6 +37,7 @@ from retouch_gateway.keys import Key, Keys
 from retouch_gateway.limits import Limits
 from retouch_gateway.metrics import Metrics
 from retouch_gateway.settings import Settings
+from retouch_gateway.signing import SigningKeys
 from retouch_gateway.sse import EventStream
 from retouch_gateway.static import Playground
 from retouch_gateway.stores import Store
@@ -67,7 +61,8 @@ def create_app(
 ) -> ASGIApp:
     """The whole gateway as an ASGI application; its lifespan opens the way upstream and sweeps.
 
-    Raises KeysError for a file of keys with a mistake, SettingsError for certificates.
+    `signing_keys` are used where SIGNING_KEY_FILE has none. Raises KeysError for a file of API keys with a mistake,
+    SettingsError for signing keys and certificates.
     """
     gateway = Gateway(settings, store, signing_keys, metrics)
     app = Starlette(
@@ -108,10 +103,10 @@ class Gateway:
         self.settings = settings
         self.metrics = metrics
         self.keys = Keys(settings.keys, metrics)
-        self.credentials = channels.credentials(settings)
-        certificates.tell(settings, metrics)
-        self.hosting = Hosting(store, settings.ttl, signing_keys, metrics)
-        self.idempotency = Idempotency(store, signing_keys, settings.ttl, settings.timeout)
+        self.certificates = Certificates(settings, metrics)
+        self.signing = SigningKeys(settings.signing_key_file, signing_keys, metrics)
+        self.hosting = Hosting(store, settings.ttl, self.signing, metrics)
+        self.idempotency = Idempotency(store, self.signing, settings.ttl, settings.timeout)
         self.intake = Intake(settings, metrics)
         self.document = openapi.document(settings)
         self.trusted = settings.networks
@@ -119,6 +114,8 @@ class Gateway:
     @contextlib.asynccontextmanager
     async def lifespan(self, _app: Starlette) -> AsyncIterator[None]:
         settings, metrics = self.settings, self.metrics
+        loop = asyncio.get_running_loop()
+        metrics.tasks.set_function(lambda: len(asyncio.all_tasks(loop)))
         self.limits = Limits(
             settings.limits_store,
             settings.rate_limit,
@@ -129,10 +126,14 @@ class Gateway:
         self.fetcher = Fetcher(
             settings.fetch_images, settings.max_image_bytes, settings.fetch_timeout
         )
-        self.upstream = Upstream(settings.upstreams, self.credentials, settings.send_bytes, metrics)
+        self.upstream = Upstream(
+            *(settings.upstreams, self.certificates.credentials, settings.send_bytes, metrics)
+        )
         tasks = [
             asyncio.create_task(self.hosting.sweep_forever(self.idempotency.expired)),
             asyncio.create_task(self.keys.watch_forever()),
+            asyncio.create_task(self.signing.watch_forever()),
+            asyncio.create_task(self.certificates.renew_forever(self.upstream)),
             asyncio.create_task(memory.give_back_forever(self.intake)),
         ]
         await self.upstream.start()
@@ -160,7 +161,12 @@ class Gateway:
         claim = await while_connected(request, held.enter_async_context(claiming))
         if claim.reply:
             return claim.reply.response()
-        return await self._edit(request, edit, claim)
+        try:
+            return await self._edit(request, edit, claim)
+        except ModerationBlocked as refused:
+            reply = error_response(refused)
+            claim.finish(reply.status_code, {"content-type": JSON, **refused.headers}, reply.body)
+            raise
 
     async def _edit(self, request: Request, edit: Edit, claim: Claim | None) -> Response:
         visit: Visit = request.state.visit
@@ -168,7 +174,7 @@ class Gateway:
             with part("fetch images"):
                 await while_connected(request, self.fetcher.fill(edit))
         call = (edit.request, self._seconds_left(visit), visit.metadata)
-        host = partial(self._host, visit.key)
+        host = partial(self._host, visit)
         base_url = self._base_url(request)
         if edit.stream:
             events = self.upstream.stream(*call)
@@ -191,11 +197,14 @@ class Gateway:
             raise OutOfTime
         return left
 
-    async def _host(self, owner: str, response: EditResponse) -> Sequence[Hosted | None]:
+    async def _host(self, visit: Visit, response: EditResponse) -> Sequence[Hosted | None]:
+        seconds = max(
+            0, self.settings.timeout * 0.98 - visit.seconds
+        )  # then it still goes inline in time
         with part("store images"):
             return await asyncio.gather(
                 *(
-                    self.hosting.put(image.data, EXTENSIONS[image.format], owner)
+                    self.hosting.put(image.data, EXTENSIONS[image.format], visit.key, seconds)
                     for image in response.images
                 )
             )
@@ -278,9 +287,10 @@ def _keeper(claim: Claim | None) -> Callable[[bytes], None] | None:
     return partial(claim.finish, 200, {"content-type": EVENTS}) if claim else None
 
 
-async def _answer(_request: Request, error: Exception) -> Response:
+async def _answer(request: Request, error: Exception) -> Response:
     """Whatever went wrong, in the envelope; Starlette's own 404 and 405 included."""
     if isinstance(error, HTTPException):
         body = envelope(error.status_code, f"{error.detail}.")
         return JSONResponse(body, error.status_code, error.headers)
+    request.state.visit.error = type(error).__name__
     return error_response(error if isinstance(error, GatewayError) else GatewayError())

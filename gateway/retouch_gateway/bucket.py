@@ -40,26 +40,30 @@ class Bucket(Store):
             )
 
     def _put(self, name: str, data: bytes, media_type: str, create: bool) -> None:
-        with _as_os_errors():
-            obstore.put(
-                self._bucket,
-                name,
-                data,
-                attributes={"Content-Type": media_type},
-                mode="create" if create else "overwrite",
-                use_multipart=False,  # whole or not at all, and nothing left behind
-            )
+        try:
+            with _as_os_errors():
+                obstore.put(
+                    self._bucket,
+                    name,
+                    data,
+                    attributes={"Content-Type": media_type},
+                    mode="create" if create else "overwrite",
+                    use_multipart=False,  # whole or not at all, and nothing left behind
+                )
+        except FileNotFoundError:  # which is said of names that are not there
+            raise OSError("there is no such bucket") from None
 
     def _get(self, name: str) -> bytes:
         with _as_os_errors():
             return bytes(obstore.get(self._bucket, name).bytes())
 
-    def _delete(self, names: tuple[str, ...]) -> None:
+    def _delete(self, names: tuple[str, ...]) -> int:
         with _as_os_errors():
             try:
                 obstore.delete(self._bucket, names)
             except (FileNotFoundError, PermissionDeniedError):  # of one, and the others may be left
-                super()._delete(names)
+                return super()._delete(names)
+        return len(names)
 
     def _delete_one(self, name: str) -> None:
         with _as_os_errors():

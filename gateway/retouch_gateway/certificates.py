@@ -1,14 +1,70 @@
-"""When the certificates in use expire, for alerts. They are read at start: renewed files change nothing."""
+"""The certificates in use: read again when their files change, and when they expire, for alerts."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from pathlib import Path
 
+import grpc
+
+from retouch_gateway import channels
 from retouch_gateway.metrics import Metrics
 from retouch_gateway.settings import Settings
+from retouch_gateway.upstream import Upstream
+from retouch_gateway.watched import Watched
 
 log = logging.getLogger(__name__)
+
+FILES = "upstream_tls"  # what they are called together
+LATE_SECONDS = 10.0
+
+
+class Certificates:
+    """What the gateway proves itself to servers by, and whom it trusts.
+
+    `credentials`: as the files were at the start; None for plain text. Raises SettingsError.
+    """
+
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+        self._settings, self._metrics = settings, metrics
+        self._outdated = metrics.file_outdated.labels(FILES)
+        paths = [settings.upstream_ca, settings.upstream_cert, settings.upstream_key]
+        self._watched = Watched(
+            FILES,
+            [path for path in paths if path],
+            lambda *_: channels.credentials(settings),
+            metrics,
+        )
+        self.credentials = self._watched.value
+        tell(settings, metrics)
+
+    async def renew_forever(self, upstream: Upstream) -> None:
+        """Have `upstream` go over to what becomes of the files. A newer one ends the wait for one that is not taken."""
+        renewing: asyncio.Task[None] | None = None
+        try:
+            async for credentials in self._watched.changes():
+                if renewing:
+                    renewing.cancel()
+                self._outdated.set(1)  # until the servers take them
+                renewing = asyncio.create_task(self._renew(upstream, credentials))
+        finally:
+            if renewing:
+                renewing.cancel()
+
+    async def _renew(self, upstream: Upstream, credentials: grpc.ChannelCredentials | None) -> None:
+        late = asyncio.get_running_loop().call_later(
+            LATE_SECONDS,
+            log.error,
+            "upstream_tls: no connection by the new files yet; those of before are in force",
+        )
+        try:
+            await upstream.renew(credentials)
+        finally:
+            late.cancel()
+        tell(self._settings, self._metrics)
+        self._outdated.set(0)
+        log.info("upstream_tls: the new files are in force")
 
 
 def tell(settings: Settings, metrics: Metrics) -> None:
@@ -25,7 +81,7 @@ def tell(settings: Settings, metrics: Metrics) -> None:
             continue
         try:
             when = which(_expiries(path))
-        except ValueError as error:  # OpenSSL takes more than is well-formed
+        except (ValueError, OSError) as error:  # OpenSSL takes more than is well-formed
             log.warning("%s: when it expires cannot be read: %s", name, error)
         else:
             metrics.certificate_expiry.labels(name).set(when)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import ssl
-from pathlib import Path
 from typing import NoReturn
 
 import grpc
@@ -18,7 +17,11 @@ RECEIVE_BYTES = 512 * 2**20
 # Retried is UNAVAILABLE alone, which the contract gives only before work has started. A server that answers NOT_SERVING
 # is left out until it serves again. ListModels is asked again anyway, and must not use up the edits' retries.
 SERVICE_CONFIG = {
-    "loadBalancingConfig": [{"weighted_round_robin": {}}, {"round_robin": {}}],
+    # A new connection's reports count after this period. By default it is 10 s, of each MAX_CONNECTION_AGE.
+    "loadBalancingConfig": [
+        {"weighted_round_robin": {"blackoutPeriod": "1s"}},
+        {"round_robin": {}},
+    ],
     "healthCheckConfig": {"serviceName": SERVICE},
     "methodConfig": [
         {
@@ -32,14 +35,16 @@ SERVICE_CONFIG = {
             },
         }
     ],
-    "retryThrottling": {"maxTokens": 10, "tokenRatio": 0.1},
+    # Retries stop at half of the tokens. A server that dies takes one for each edit that it had, begun or queued, some
+    # seventy; an edit that ends well gives one back. With fewer, and slow edits, none would be retried for minutes.
+    "retryThrottling": {"maxTokens": 200, "tokenRatio": 1},
 }
 
 
 def channel(
     target: str, credentials: grpc.ChannelCredentials | None, send_bytes: int
 ) -> grpc.aio.Channel:
-    """A channel to `target`, for the life of the process; without credentials in plain text."""
+    """A channel to `target`, for as long as its credentials are in force; without any in plain text."""
     given = options(send_bytes)
     if credentials:
         return grpc.aio.secure_channel(target, credentials, given)
@@ -81,21 +86,20 @@ def credentials(settings: Settings) -> grpc.ChannelCredentials | None:
         return None
     # gRPC takes any bytes, and says no more than that connections fail.
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    roots = private = chain = None
     if ca:
         try:
             context.load_verify_locations(ca)
+            roots = ca.read_bytes()
         except OSError as error:  # ssl.SSLError is one
             _refuse("UPSTREAM_CA", "holds no PEM certificate", error)
     if cert and key:
         try:
             context.load_cert_chain(cert, key, password="")
+            private, chain = key.read_bytes(), cert.read_bytes()
         except OSError as error:
             _refuse("UPSTREAM_KEY", "is not the PEM key of UPSTREAM_CERT", error)
-    return grpc.ssl_channel_credentials(_read(ca), _read(key), _read(cert))
-
-
-def _read(path: Path | None) -> bytes | None:
-    return path.read_bytes() if path else None
+    return grpc.ssl_channel_credentials(roots, private, chain)
 
 
 def _refuse(variable: str, words: str, error: OSError) -> NoReturn:

@@ -21,6 +21,7 @@ from limits.aio.strategies import MovingWindowRateLimiter
 from retouch_gateway.slots import Slots
 
 SWEEP_SECONDS = 60.0
+BACK_SECONDS = 5.0  # more than a clock is set back by while it is right
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +68,22 @@ class Window:
 class Memory(MemoryStorage):
     """The library's, but for its sweep, which goes through all it knows with a thread's turn for each.
 
-    That starts once in SWEEP_SECONDS at most, not at every edit.
+    That starts once in SWEEP_SECONDS at most, not at every edit. And what was counted is forgotten when the clock goes
+    back: it would count until the clock is there again.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._next_sweep = 0.0
+        self._latest = time.time()
+
+    async def acquire_entry(self, key: str, limit: int, expiry: int, amount: int = 1) -> bool:
+        """As the library's."""
+        now = time.time()
+        if now < self._latest - BACK_SECONDS:
+            await self.reset()
+        self._latest = now
+        return await super().acquire_entry(key, limit, expiry, amount)
 
     async def _MemoryStorage__schedule_expiry(self) -> None:
         now = time.monotonic()

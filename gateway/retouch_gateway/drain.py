@@ -8,6 +8,8 @@ from contextlib import suppress
 
 import uvicorn
 
+from retouch_gateway.logs import on_loop_error
+
 LOOK_SECONDS = 0.05
 
 
@@ -21,6 +23,10 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, wait: float) -> None:
         super().__init__(config)
         self._wait = wait
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        asyncio.get_running_loop().set_exception_handler(on_loop_error)
+        await super().startup(sockets)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self.lifespan.state["draining"] = True

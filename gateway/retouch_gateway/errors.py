@@ -13,7 +13,7 @@ from datetime import datetime
 import grpc
 from google.protobuf.message import DecodeError
 from google.rpc.error_details_pb2 import BadRequest as FieldErrors
-from google.rpc.error_details_pb2 import RetryInfo
+from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from grpc_status import rpc_status
 from starlette.responses import JSONResponse, Response
 
@@ -22,6 +22,7 @@ Violation = tuple[str | None, str]
 
 # An edit that has begun may be what ended it, or end no sooner: no SDK should send it again by itself.
 ONCE = {"x-should-retry": "false"}
+MODERATION = ("retouch.v1", "MODERATION_BLOCKED")
 # What is only for the moment: seconds.
 SOON = {"retry-after": "1"}
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
@@ -32,6 +33,7 @@ class GatewayError(Exception):
 
     GatewayError            500
     ├─ BadRequest           400  one or more fields break a rule
+    ├─ ModerationBlocked    400  a safety check refused the edit, or what came of it
     ├─ Unauthorized         401  no API key, or none that is known
     │  └─ KeyExpired        401  one that was good until lately
     ├─ Forbidden            403  the key is known, and may not do this
@@ -54,6 +56,7 @@ class GatewayError(Exception):
     """
 
     status = 500
+    kind: str | None = None  # `error.type`, where it is not that of the status
     default = "The edit failed. It was logged with this request's id."
 
     def __init__(
@@ -78,6 +81,14 @@ class BadRequest(GatewayError):
         """All violations in the message, the first one's field as `param`."""
         message = "; ".join(f"{field}: {text}" if field else text for field, text in violations)
         return cls(message, param=_param(violations[0][0]))
+
+
+class ModerationBlocked(GatewayError):
+    """An answer like a result: the same edit would get it again."""
+
+    status = 400
+    kind = "moderation_blocked"
+    default = "Your request was rejected by the safety system."
 
 
 class Unauthorized(GatewayError):
@@ -177,6 +188,9 @@ class Unavailable(GatewayError):
     status = 503
     default = "The edit service is not ready; try again."
 
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message, headers=SOON)
+
 
 class OutOfTime(GatewayError):
     status = 504
@@ -207,9 +221,10 @@ _BY_CODE: dict[grpc.StatusCode, type[GatewayError]] = {
     grpc.StatusCode.PERMISSION_DENIED: BadUpstream,
 }
 
-_DETAILS: dict[grpc.StatusCode, type[RetryInfo | FieldErrors]] = {
+_DETAILS: dict[grpc.StatusCode, type[RetryInfo | FieldErrors | ErrorInfo]] = {
     grpc.StatusCode.RESOURCE_EXHAUSTED: RetryInfo,
     grpc.StatusCode.INVALID_ARGUMENT: FieldErrors,
+    grpc.StatusCode.FAILED_PRECONDITION: ErrorInfo,
 }
 
 
@@ -225,6 +240,8 @@ def from_rpc(error: grpc.aio.AioRpcError, *, accepted: bool = False) -> GatewayE
         return Busy(headers={"retry-after": str(min(60, max(1, math.ceil(seconds))))})
     if isinstance(details, FieldErrors) and details.field_violations:
         return BadRequest.of([(v.field, v.description) for v in details.field_violations])
+    if isinstance(details, ErrorInfo) and (details.domain, details.reason) == MODERATION:
+        return ModerationBlocked(error.details(), headers=ONCE)
     kind = _BY_CODE.get(error.code(), GatewayError)
     if kind is NotFound:
         return NotFound(error.details(), param="model")  # the only thing a call can fail to find
@@ -237,7 +254,7 @@ def from_rpc(error: grpc.aio.AioRpcError, *, accepted: bool = False) -> GatewayE
     return failed
 
 
-def _details(error: grpc.aio.AioRpcError) -> RetryInfo | FieldErrors | None:
+def _details(error: grpc.aio.AioRpcError) -> RetryInfo | FieldErrors | ErrorInfo | None:
     """The first google.rpc detail we know, taken only from the status it belongs to."""
     wanted = _DETAILS.get(error.code())
     if not wanted:
@@ -263,13 +280,19 @@ def error_type(status: int) -> str:
     return _TYPES.get(status) or ("api_error" if status >= 500 else "invalid_request_error")
 
 
-def envelope(status: int, message: str, param: str | None = None) -> dict[str, object]:
-    """The body of every failed request."""
-    kind = error_type(status)
-    return {"error": {"message": message, "type": kind, "param": param, "code": status}}
+def envelope(
+    status: int, message: str, param: str | None = None, kind: str | None = None
+) -> dict[str, object]:
+    """The body of every failed request. `kind`: its `type`, where it is not that of the status."""
+    told = {"message": message, "type": kind or error_type(status), "param": param, "code": status}
+    return {"error": told}
+
+
+def error_body(error: GatewayError) -> dict[str, object]:
+    """`error` in the envelope."""
+    return envelope(error.status, error.message, error.param, error.kind)
 
 
 def error_response(error: GatewayError) -> Response:
     """`error` as its HTTP answer."""
-    body = envelope(error.status, error.message, error.param)
-    return JSONResponse(body, error.status, error.headers)
+    return JSONResponse(error_body(error), error.status, error.headers)

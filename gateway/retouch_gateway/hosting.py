@@ -21,9 +21,8 @@ from dataclasses import dataclass
 from starlette.requests import Request
 from starlette.responses import Response
 
-from retouch_gateway import ranges
+from retouch_gateway import ranges, stores
 from retouch_gateway.errors import (
-    SOON,
     Forbidden,
     GatewayError,
     Gone,
@@ -45,6 +44,8 @@ _TOKEN = re.compile(r"([A-Za-z0-9_-]{72})\.(png|jpg|webp)")
 # Ours alone; whatever else is in the store is never touched.
 _NAME = re.compile(r"[0-9a-f]{32}-([0-9]{10,13})\.(?:png|jpg|webp)")
 _SWEPT_AT_ONCE = 1000
+# More than a clock is corrected by while it is right, less than any lifetime worth the name.
+JUMP_SECONDS = 5.0
 
 _CORS = {
     "access-control-allow-origin": "*",
@@ -120,18 +121,21 @@ class Hosting:
         self.keys = keys
         self.metrics = metrics
 
-    async def put(self, data: bytes, extension: str, owner: str) -> Hosted | None:
+    async def put(
+        self, data: bytes, extension: str, owner: str, seconds: float = stores.SECONDS
+    ) -> Hosted | None:
         """Store one image of `owner`'s: an API key's id, "" where callers have none.
 
-        None if the store fails: logged and counted.
+        None if the store fails, or takes longer than `seconds`: logged and counted.
         """
         key, image_id = self.keys[0], secrets.token_bytes(_ID)
         expires_at = math.ceil(time.time() + self.ttl)
         image = _Image(image_id, expires_at, extension, _owner(key, image_id, owner), key)
         try:
-            await self.store.put(image.name, data, MEDIA_TYPES[extension])
+            async with asyncio.timeout(seconds):
+                await self.store.put(image.name, data, MEDIA_TYPES[extension])
         except OSError as error:
-            log.warning("store: %s", error.strerror or error)
+            log.warning("store: %s", error.strerror or str(error) or "no answer in time")
             self.metrics.store_failures.inc()
             return None
         self.metrics.stored_images.inc()
@@ -181,7 +185,7 @@ class Hosting:
         if not hmac.compare_digest(image.owner, _owner(image.key, image.id, owner)):
             raise Forbidden("This image was made with another key.")
         try:
-            await self.store.delete(image.name)
+            self.metrics.deleted_images.inc(await self.store.delete(image.name))
         except OSError as error:
             raise _failed(error) from None
 
@@ -204,11 +208,17 @@ class Hosting:
     async def sweep_forever(self, *others: Callable[[Entry], bool]) -> None:
         """Delete what has expired: now, then four times a lifetime, at least once a minute.
 
-        `others` say what else has, of what is kept beside the images.
+        `others` say what else has, of what is kept beside the images. What a clock says that has just jumped is not
+        believed before the next time: it may jump back.
         """
+        offset = time.time() - time.monotonic()
         while True:
+            before, offset = offset, time.time() - time.monotonic()
             try:
-                await self.sweep(*others)
+                if abs(offset - before) < JUMP_SECONDS:
+                    await self.sweep(*others)
+                else:
+                    log.warning("sweep: the clock has jumped by %.0f s", offset - before)
             except OSError as error:
                 log.warning("sweep: %s", error.strerror or error)
             await asyncio.sleep(min(self.ttl / 4, 60))
@@ -216,19 +226,22 @@ class Hosting:
     async def sweep(self, *others: Callable[[Entry], bool]) -> None:
         """Delete what has expired, once: all of it that can be, then raises OSError."""
         entries = await self.store.entries()
-        images = {entry.name for entry in entries if _expired(entry)}
-        rest = {entry.name for entry in entries if any(expired(entry) for expired in others)}
-        names, failed = [*images, *rest], None
+        swept, failed = await self._delete_all([e.name for e in entries if _expired(e)])
+        self.metrics.swept_images.inc(swept)
+        rest = [e.name for e in entries if any(expired(e) for expired in others)]
+        _, failed_too = await self._delete_all(rest)
+        if error := failed or failed_too:
+            raise error
+
+    async def _delete_all(self, names: Sequence[str]) -> tuple[int, OSError | None]:
+        """How many were there still, which another replica may have swept; and the first failure."""
+        deleted, failed = 0, None
         for i in range(0, len(names), _SWEPT_AT_ONCE):
-            some = names[i : i + _SWEPT_AT_ONCE]
             try:
-                await self.store.delete(*some)
+                deleted += await self.store.delete(*names[i : i + _SWEPT_AT_ONCE])
             except OSError as error:
                 failed = failed or error
-            else:
-                self.metrics.swept_images.inc(len(images.intersection(some)))
-        if failed:
-            raise failed
+        return deleted, failed
 
 
 def _expired(entry: Entry) -> bool:
@@ -247,4 +260,4 @@ def _owner(key: bytes, image_id: bytes, owner: str) -> bytes:
 
 def _failed(error: OSError) -> Unavailable:
     log.warning("store: %s", error.strerror or error)
-    return Unavailable("The image store failed; try again.", headers=SOON)
+    return Unavailable("The image store failed; try again.")

@@ -85,9 +85,10 @@ class Claim:
 class Idempotency:
     """The claims and replies of one store.
 
-    `keys` name the records (the first does), so that what is kept does not tell the keys that
-    callers sent. `ttl`: seconds that a reply is kept, counted from before its images were hosted:
-    it never outlives their URLs. `timeout`: the most that a claim is asked for.
+    `keys` name the records (the first does; what another named is found), so that what is kept does
+    not tell the keys that callers sent. `ttl`: seconds that a reply is kept, counted from before
+    its images were hosted: it never outlives their URLs. `timeout`: the most that a claim is asked
+    for.
     """
 
     def __init__(self, store: Store, keys: Sequence[bytes], ttl: float, timeout: float) -> None:
@@ -95,7 +96,7 @@ class Idempotency:
         self.keys = keys
         self.ttl = ttl
         self.timeout = timeout
-        self._under_way: dict[str, Claim] = {}
+        self._under_way: dict[tuple[str, str], Claim] = {}
         self._endings: set[asyncio.Task[None]] = set()
 
     @contextlib.asynccontextmanager
@@ -108,13 +109,13 @@ class Idempotency:
         to another edit; Conflict where the same is under way in another replica, or still is here
         after `seconds`. If the store fails the edit goes ahead, and is only known here.
         """
-        name = self._name(owner, key)
-        if reply := await self._other(name, digest, seconds):
+        if reply := await self._other((owner, key), digest, seconds):
             yield Claim(digest, reply=reply)
             return
-        claim = self._under_way[name] = Claim(digest)
-        taking = asyncio.ensure_future(self._take(name, claim, seconds))
-        ending = asyncio.create_task(self._end(name, claim, taking))
+        names = self._names(owner, key)
+        claim = self._under_way[owner, key] = Claim(digest)
+        taking = asyncio.ensure_future(self._take(names, claim, seconds))
+        ending = asyncio.create_task(self._end((owner, key), names[0], claim, taking))
         self._endings.add(ending)
         ending.add_done_callback(self._endings.discard)
         try:
@@ -137,15 +138,16 @@ class Idempotency:
         longest = self.timeout if found[1] else max(self.ttl, self.timeout)
         return entry.modified + longest + MARGIN_SECONDS < time.time()
 
-    def _name(self, owner: str, key: str) -> str:
+    def _names(self, owner: str, key: str) -> list[str]:
+        """The record's by each of the keys: it may have been made when another was the first."""
         said = f"idempotency {len(owner)} {owner} {key}".encode()
-        return f"{hmac.digest(self.keys[0], said, 'sha256').hex()}.reply"
+        return [f"{hmac.digest(each, said, 'sha256').hex()}.reply" for each in self.keys]
 
-    async def _other(self, name: str, digest: bytes, seconds: float) -> Reply | None:
+    async def _other(self, asked: tuple[str, str], digest: bytes, seconds: float) -> Reply | None:
         """The reply of the edit under way here, once it has one; None when there is none (left)."""
         try:
             async with asyncio.timeout(seconds):
-                while other := self._under_way.get(name):
+                while other := self._under_way.get(asked):
                     given_up = other.done.is_set() and not other.reply
                     if other.digest != digest and not given_up:
                         raise KeyReused
@@ -157,11 +159,18 @@ class Idempotency:
             raise _conflict() from None
         return None
 
-    async def _take(self, name: str, claim: Claim, seconds: float) -> None:
-        """Put the claim into the store, or take the reply from there."""
+    async def _take(self, names: Sequence[str], claim: Claim, seconds: float) -> None:
+        """Put the claim into the store, by the first name; or take the reply that is there by any."""
+        name, *others = names
         claim.until = time.time() + seconds + MARGIN_SECONDS
         mine = _Record(claim.digest, claim.until).packed()
         try:
+            for other in others:
+                with contextlib.suppress(FileNotFoundError):
+                    theirs = _Record.of(await self.store.get(other))
+                    if theirs.until > time.time():
+                        claim.reply = theirs.answer(claim.digest)
+                        return
             kept = await self.store.create(name, mine)
             if kept == mine:
                 claim.held = True
@@ -180,7 +189,9 @@ class Idempotency:
         except OSError as error:
             log.warning("idempotency: %s", error.strerror or error)
 
-    async def _end(self, name: str, claim: Claim, taking: asyncio.Task[None]) -> None:
+    async def _end(
+        self, asked: tuple[str, str], name: str, claim: Claim, taking: asyncio.Task[None]
+    ) -> None:
         """Tell the store of the reply as soon as there is one, while it is sent; else of its end."""
         try:
             await asyncio.gather(taking, return_exceptions=True)  # the caller hears, if it is there
@@ -192,16 +203,17 @@ class Idempotency:
             elif claim.held:
                 await self._tell(claim, partial(self.store.delete, name))
         finally:
-            del self._under_way[name]
+            del self._under_way[asked]
             claim.over.set()
 
-    async def _tell(self, claim: Claim, tell: Callable[[], Awaitable[None]]) -> None:
+    async def _tell(self, claim: Claim, tell: Callable[[], Awaitable[object]]) -> None:
         """Twice if need be: until it is heard, all others are told of an edit under way."""
         for _ in range(2):
             if claim.until <= time.time():  # the record may be its successor's
                 return
             try:
-                return await tell()
+                await tell()
+                return
             except OSError as error:
                 log.warning("idempotency: %s", error.strerror or error)
 

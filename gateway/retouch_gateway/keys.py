@@ -13,7 +13,6 @@ there is nothing that a salt or a slow hash would slow down, so a plain SHA-256 
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import hmac
 import logging
@@ -21,7 +20,7 @@ import math
 import re
 import time
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -32,22 +31,18 @@ from starlette.datastructures import Headers
 
 from retouch_gateway.errors import KeyExpired, Unauthorized
 from retouch_gateway.metrics import Metrics
+from retouch_gateway.watched import Contents, Unusable, Watched, contents
 
 log = logging.getLogger(__name__)
 
-LOOK_SECONDS = 1.0
 MAX_CONCURRENCY = 1000
 
 _RATE = r"[1-9][0-9]{0,5}/(second|minute|hour|day)"
 _RATES = re.compile(rf"{_RATE}(; ?{_RATE})*")
 
 
-class KeysError(Exception):
+class KeysError(Unusable):
     """Every mistake in a file of keys, one line each."""
-
-    def __init__(self, lines: Sequence[str]) -> None:
-        self.lines = lines
-        super().__init__("\n".join(lines))
 
 
 def rates(text: object) -> tuple[limits.RateLimitItem, ...]:
@@ -101,7 +96,7 @@ ANONYMOUS = Key.model_construct(id="", hash="")
 
 def read(path: Path) -> tuple[Key, ...]:
     """The file's keys: none is possible, and then nobody may enter. Raises KeysError."""
-    return _parse(_contents(path))
+    return _parse(contents(path))
 
 
 class Keys:
@@ -113,8 +108,7 @@ class Keys:
     def __init__(self, path: Path | None, metrics: Metrics) -> None:
         self.path = path
         self.metrics = metrics
-        self._seen = self._before = _contents(path) if path else b""
-        self._keys = _parse(self._seen)
+        self._watched = Watched("keys", [path] if path else [], _parse, metrics)
         metrics.key_next_expiry.set_function(self._next_expiry)
 
     def find(self, headers: Headers) -> Key:
@@ -137,35 +131,16 @@ class Keys:
             raise KeyExpired(key.id, key.expires)
         return key
 
+    @property
+    def _keys(self) -> tuple[Key, ...]:
+        return self._watched.value
+
     async def watch_forever(self) -> None:
-        """Take up what becomes of the file, two seconds later at most.
-
-        It is read whole each time, which costs less than to be sure by its inode and times that
-        nothing changed. What one look saw may be half written; what two saw counts. A file that is
-        gone or has a mistake leaves the keys as they were.
-        """
-        while self.path:
-            await asyncio.sleep(LOOK_SECONDS)
-            await asyncio.to_thread(self._look, self.path)
-
-    def _look(self, path: Path) -> None:
-        contents, before = _contents(path), self._before
-        self._before = contents
-        if contents != before or contents == self._seen:
-            return
-        self._seen = contents
-        try:
-            self._keys = _parse(contents)
-        except KeysError as error:
-            log.error("keys: the file is not taken up: %s", "; ".join(error.lines))
-            self.metrics.key_reloads.labels("failed").inc()
-            self.metrics.keys_outdated.set(1)
-        else:
-            expired = sum(key.expired for key in self._keys)
+        """Take up what becomes of the file."""
+        async for keys in self._watched.changes():
+            expired = sum(key.expired for key in keys)
             also = f", {expired} expired" if expired else ""
-            log.info("keys: %d in force%s", len(self._keys) - expired, also)
-            self.metrics.key_reloads.labels("ok").inc()
-            self.metrics.keys_outdated.set(0)
+            log.info("keys: %d in force%s", len(keys) - expired, also)
 
     def _next_expiry(self) -> float:
         ahead = (key.expires.timestamp() for key in self._keys if key.expires and not key.expired)
@@ -177,19 +152,15 @@ def _bearer(authorization: str) -> str:
     return credentials.strip() if scheme.lower() == "bearer" else ""
 
 
-def _contents(path: Path) -> bytes | str:
-    """The file's bytes, or in words why they cannot be had."""
+def _parse(*files: Contents) -> tuple[Key, ...]:
+    """Of the one file, where there is one."""
+    if not files:
+        return ()
+    (found,) = files
+    if isinstance(found, str):
+        raise KeysError([found])
     try:
-        return path.read_bytes()
-    except OSError as error:
-        return f"cannot be read: {error.strerror}"
-
-
-def _parse(contents: bytes | str) -> tuple[Key, ...]:
-    if isinstance(contents, str):
-        raise KeysError([contents])
-    try:
-        raw = tomllib.loads(contents.decode())
+        raw = tomllib.loads(found.decode())
     except (ValueError, RecursionError) as error:  # ValueError: not UTF-8 too
         raise KeysError([f"is not TOML: {error}"]) from None
     repeated = [line for name in ("id", "hash") for line in _repeated(raw.get("keys"), name)]

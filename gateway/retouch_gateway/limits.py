@@ -270,4 +270,5 @@ def _failures() -> tuple[type[Exception], ...]:
     """What Redis fails with."""
     from redis.exceptions import RedisError
 
-    return RedisError, OSError  # TimeoutError is one of the latter
+    # TimeoutError is an OSError. RuntimeError is uvloop's word for a connection that was reset while it idled.
+    return RedisError, OSError, RuntimeError

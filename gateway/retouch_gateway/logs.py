@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
+import sys
+import threading
+import traceback
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any, TypeAlias
 
 from pythonjsonlogger.core import RESERVED_ATTRS, merge_record_extra
 from pythonjsonlogger.json import JsonFormatter
@@ -11,17 +18,34 @@ from pythonjsonlogger.json import JsonFormatter
 _NO_FIELDS = [*RESERVED_ATTRS, "color_message"]  # uvicorn's, in its own colours
 
 
+ExcInfo: TypeAlias = (
+    "tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]"
+)
+log = logging.getLogger(__name__)
+
+
 def configure(level: str, style: str) -> None:
-    """Log everything from `level` up, `style` json or text; warnings of Python's too."""
+    """Log everything from `level` up, `style` json or text; warnings of Python's, and what nobody caught, too."""
     handler = logging.StreamHandler()
     handler.setFormatter(_json() if style == "json" else _Text())
     logging.basicConfig(level=level, handlers=[handler])
+    sys.excepthook = lambda *raised: log.critical("nobody caught this", exc_info=raised)
+    threading.excepthook = lambda thrown: _uncaught(thrown.exc_value)
     logging.captureWarnings(True)
+
+
+def on_loop_error(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """asyncio's own would write out the objects that it is about, an error's words among them."""
+    log.error(str(context["message"]), exc_info=context.get("exception"))
+
+
+def _uncaught(error: BaseException | None) -> None:
+    log.critical("nobody caught this", exc_info=error)
 
 
 def _json() -> logging.Formatter:
     """`time` (ISO 8601, UTC), `level`, `logger`, `message`, then the record's own fields."""
-    return JsonFormatter(
+    return _Json(
         ["levelname", "name", "message"],
         rename_fields={"levelname": "level", "name": "logger"},
         timestamp="time",
@@ -29,7 +53,38 @@ def _json() -> logging.Formatter:
     )
 
 
-class _Text(logging.Formatter):
+class _Wordless(logging.Formatter):
+    """Errors by kind and place. Their words may be a caller's: a prompt, a field, an address."""
+
+    def formatException(self, exc_info: ExcInfo) -> str:
+        return "".join(_traceback(exc_info[1], set())).rstrip() if exc_info[1] else ""
+
+
+def _traceback(error: BaseException, seen: set[int]) -> Iterator[str]:
+    seen.add(id(error))
+    before = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    if before and id(before) not in seen:
+        yield from _traceback(before, seen)
+        yield "\nThen:\n\n"
+    yield "Traceback (most recent call last):\n"
+    yield from traceback.format_tb(error.__traceback__)
+    words = _words(error)
+    yield f"{type(error).__qualname__}{': ' if words else ''}{words}\n"
+    for each in error.exceptions if isinstance(error, BaseExceptionGroup) else ():
+        yield "\nOf which:\n\n"
+        yield from _traceback(each, seen)
+
+
+def _words(error: BaseException) -> str:
+    """What the system says; that is safe."""
+    return error.strerror or "" if isinstance(error, OSError) else ""
+
+
+class _Json(_Wordless, JsonFormatter):
+    pass
+
+
+class _Text(_Wordless):
     """The same to read: the fields as name=value, the values as in JSON, so that none can forge a line."""
 
     def __init__(self) -> None:

@@ -48,6 +48,8 @@ REJECTIONS = {
     429: "room",
     499: "disconnect",
 }
+# What is read again when it changes.
+FILES = ("keys", "signing_key", "upstream_tls")
 SERVED = ("ok", "expired", "unknown", "failed")
 
 
@@ -64,6 +66,7 @@ class Metrics:
             "request_seconds", "From a request's first byte to its answer's last.", "route"
         )
         self.in_flight = self._gauge("in_flight", "HTTP requests under way.")
+        self.tasks = self._gauge("tasks", "Tasks of the event loop.")
         self.body_rejections = self._counter(
             "body_rejections", "Edit requests refused before the upstream was asked.", "reason"
         )
@@ -85,11 +88,14 @@ class Metrics:
         )
         self.served_images = self._counter("served_images", "Image URLs asked for.", "result")
         self.swept_images = self._counter("swept_images", "Expired images deleted.")
-        self.key_reloads = self._counter(
-            "key_reloads", "Changes of the file of keys: taken up, or failed.", "result"
+        self.deleted_images = self._counter("deleted_images", "Images deleted by who made them.")
+        self.file_reloads = self._counter(
+            "file_reloads",
+            "Changes of a file of keys or certificates: taken up, or failed.",
+            *("file", "result"),
         )
-        self.keys_outdated = self._gauge(
-            "keys_outdated", "1 while what the file of keys holds is not what is in force."
+        self.file_outdated = self._gauge(
+            "file_outdated", "1 while what a file holds is not what is in force.", "file"
         )
         self.key_next_expiry = self._gauge(
             "key_next_expiry_timestamp_seconds",
@@ -130,8 +136,10 @@ class Metrics:
             self.body_rejections.labels(reason)
         for result in SERVED:
             self.served_images.labels(result)
-        for result in ("ok", "failed"):
-            self.key_reloads.labels(result)
+        for file in FILES:
+            self.file_outdated.labels(file)
+            for result in ("ok", "failed"):
+                self.file_reloads.labels(file, result)
         for limit in ("rate", "concurrency"):
             self.limited.labels(limit)
 

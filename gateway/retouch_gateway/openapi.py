@@ -12,7 +12,7 @@ from retouch_gateway.settings import Settings
 # What each status means, of all that a caller can see.
 ERRORS = {
     400: "a field is unknown, missing, of a wrong type or out of range; or the body is neither JSON nor a form; or the "
-    "`Idempotency-Key` cannot be one; or the model's safety checker refused the result",
+    "`Idempotency-Key` cannot be one; or, then of `type` `moderation_blocked`, a safety check refused the edit",
     401: "no API key, none that is known, or one that has expired: `message` says when",
     403: "the key is known, and may not do this",
     404: "no such model (`param` is `model`), image or path",
@@ -29,7 +29,7 @@ ERRORS = {
     431: "the head is larger than 64 KiB",
     500: "the edit failed; the log has it under the request's id. Once it had begun: `x-should-retry: false`",
     502: "the server broke the contract, or went away in the middle of the edit (`x-should-retry: false`)",
-    503: "no server is ready, or the image store is not; no work was done, so try again",
+    503: "no server is ready, or the image store is not; no work was done, so try again after `Retry-After`",
     504: "the edit took longer than a request may (`x-should-retry: false`)",
 }
 # What any request may come to, whatever it asks for.
@@ -53,6 +53,7 @@ HEADERS = {
 ALWAYS = ("x-request-id", "openai-processing-ms")
 _RATE = tuple(name for name in HEADERS if name.startswith("x-ratelimit"))
 _WITH_ERROR = {
+    400: ("x-should-retry",),
     409: ("retry-after",),
     416: ("content-range",),
     429: ("retry-after", "x-should-retry", *_RATE),

@@ -90,6 +90,9 @@ def _asked(variables: Mapping[str, str]) -> bool:
     if _of("PROTOCOL", said) not in ("", "grpc"):
         log.warning("no traces: OTLP is spoken by grpc alone, and %sPROTOCOL has another", PREFIX)
         return False
+    if "@" in _of("ENDPOINT", said):  # of no use to gRPC, and the exporter would log all of it
+        log.warning("no traces: a collector's address has no user; %sHEADERS is for tokens", PREFIX)
+        return False
     return True
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import resource
 import secrets
 import socket
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
+from wsgiref.simple_server import WSGIRequestHandler
 
 import uvicorn
 from prometheus_client import disable_created_metrics, start_http_server
@@ -43,6 +46,7 @@ def main() -> None:
         _leave(2, *error.lines)
     logs.configure(settings.log_level, settings.log_format)
     memory.configure()
+    _allow_connections()
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     for name in unknown_variables():
         log.warning("%s is not a setting", name)
@@ -64,10 +68,7 @@ def serve(settings: Settings) -> None:
     except SettingsError as error:
         _leave(2, *error.lines)
     if settings.metrics_port:
-        try:
-            start_http_server(settings.metrics_port, settings.host, metrics.registry)
-        except OSError as error:
-            _taken("METRICS_PORT", settings.host, settings.metrics_port, error)
+        _serve_metrics(settings, metrics)
     config = uvicorn.Config(
         app,
         http=EnvelopeProtocol,
@@ -92,6 +93,34 @@ def serve(settings: Settings) -> None:
         tracing.close()
 
 
+def _allow_connections() -> None:
+    """Raise the soft limit of descriptors, each a connection, to what may be had: a shell's is often 1024."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def _serve_metrics(settings: Settings, metrics: Metrics) -> None:
+    try:
+        page, _ = start_http_server(settings.metrics_port, settings.host, metrics.registry)
+    except OSError as error:
+        _taken("METRICS_PORT", settings.host, settings.metrics_port, error)
+    page.RequestHandlerClass = _Handler
+
+
+class _Handler(WSGIRequestHandler):
+    """Of who asks for metrics. Each has a thread."""
+
+    timeout = 10  # seconds that a caller may be silent
+
+    def handle(self) -> None:
+        """One request. Of who is silent or leaves there is nothing to say: socketserver would print a traceback."""
+        with contextlib.suppress(OSError):
+            super().handle()
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Log nothing: Prometheus asks all the time."""
+
+
 def _listen(settings: Settings) -> socket.socket:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
@@ -101,12 +130,12 @@ def _listen(settings: Settings) -> socket.socket:
 
 
 def _store(settings: Settings) -> tuple[Store, Sequence[bytes]]:
-    """The store, and the keys of its URLs."""
+    """The store, and the keys of its URLs; none where a file has them."""
     try:
         store = open_store(settings.store)
     except OSError as error:
         _leave(2, f"{PREFIX}STORE: {error}")
-    if settings.signing_keys:
+    if settings.signing_keys or settings.signing_key_file:
         return store, settings.signing_keys
     try:
         return store, [asyncio.run(kept_key(store))]

@@ -109,6 +109,11 @@ class EnvelopeProtocol(HttpToolsProtocol):
         if self.parser.should_upgrade():
             return
         self._head_is_in()
+        hosts = sum(name == b"host" for name, _ in self.headers)
+        if hosts > 1 or (hosts == 0 and self.parser.get_http_version() == "1.1"):
+            # RFC 9112, 3.2: proxies and we might each take another for the one that is meant.
+            self._refuse(400, "There must be one Host.")
+            raise httptools.HttpParserError
         if len(self.pipeline) == WAITING:
             self._refuse(400, f"More than {WAITING} requests wait on this connection.")
             raise httptools.HttpParserError  # what has come of others is not looked at

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from retouch_gateway.errors import error_type
+from retouch_gateway.errors import ModerationBlocked, error_type
 from retouch_gateway.fields import BY_NAME, FIELDS, Field, Schema
 from retouch_gateway.settings import Settings
 
@@ -206,7 +206,10 @@ SCHEMAS: dict[str, Schema] = {
                     "message": text("every fault that was found, in words"),
                     "type": text(
                         "what kind of fault",
-                        enum=sorted({error_type(status) for status in (400, 401, 403, 429, 500)}),
+                        enum=sorted(
+                            {error_type(status) for status in (400, 401, 403, 429, 500)}
+                            | {str(ModerationBlocked.kind)}
+                        ),
                     ),
                     "param": {
                         "type": ["string", "null"],

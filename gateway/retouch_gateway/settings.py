@@ -21,18 +21,16 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from retouch_gateway import checks
 from retouch_gateway.keys import MAX_CONCURRENCY
+from retouch_gateway.watched import Unusable
 
 PREFIX = "RETOUCH_GATEWAY_"
+KEY_CHARACTERS = 16  # of a signing key, least
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False)]
 
 
-class SettingsError(Exception):
+class SettingsError(Unusable):
     """Every mistake in the settings, one line each, by variable name."""
-
-    def __init__(self, lines: Sequence[str]) -> None:
-        self.lines = lines
-        super().__init__("\n".join(lines))
 
 
 class Settings(BaseSettings):
@@ -152,6 +150,10 @@ class Settings(BaseSettings):
         description="key of the image URLs, 16 characters or more; several by commas: the first "
         "signs, all verify; unset: a random one, kept in STORE",
     )
+    signing_key_file: FilePath | None = Field(
+        None,
+        description="file of the same, by commas or a line each; read again when it changes",
+    )
 
     @property
     def body_bytes(self) -> int:
@@ -197,9 +199,17 @@ class Settings(BaseSettings):
     @field_validator("signing_key")
     @classmethod
     def _long(cls, keys: SecretStr | None) -> SecretStr | None:
-        if keys and any(len(key.strip()) < 16 for key in keys.get_secret_value().split(",")):
-            raise ValueError("each key needs 16 characters or more")
+        given = keys.get_secret_value().split(",") if keys else ()
+        if any(len(key.strip()) < KEY_CHARACTERS for key in given):
+            raise ValueError(f"each key needs {KEY_CHARACTERS} characters or more")
         return keys
+
+    @field_validator("signing_key_file")
+    @classmethod
+    def _either(cls, path: Path | None, info: ValidationInfo) -> Path | None:
+        if path and info.data.get("signing_key"):
+            raise ValueError("takes the place of SIGNING_KEY: set one of them")
+        return path
 
     @field_validator("anonymous")
     @classmethod

@@ -23,7 +23,14 @@ from retouch.v1.image_edit_pb2 import EditedImage, EditEvent, EditResponse, Prev
 from retouch_gateway import replies
 from retouch_gateway.access import Visit
 from retouch_gateway.dialects import Edit
-from retouch_gateway.errors import BadUpstream, ClientGone, GatewayError, OutOfTime, envelope
+from retouch_gateway.errors import (
+    BadUpstream,
+    ClientGone,
+    GatewayError,
+    ModerationBlocked,
+    OutOfTime,
+    error_body,
+)
 from retouch_gateway.hosting import Hosted
 from retouch_gateway.intake import while_connected
 
@@ -44,7 +51,8 @@ class EventStream(Response):
     `host`: puts a result's images into the store; asked only if the edit is to be hosted.
     `seconds`: what it may take in all; past them it ends with OutOfTime, or, where not even that can be said, its
     connection is dropped (the request's `state.abort`).
-    `keep`: is given the completed events before the first of them is out: an answer to be given again.
+    `keep`: is given the completed events before the first of them is out, or moderation's refusal: what is to be given
+    again.
 
     Ends with one `image_edit.completed` for each image, in order, or with one `error`. Nothing is
     queued: the next event is asked for once the caller has taken the last. A caller that hangs up
@@ -99,12 +107,16 @@ class EventStream(Response):
                 await self._complete(result, say)
         except Exception as raised:
             error = OutOfTime() if limit.expired() else raised
+            visit.error = type(error).__name__
             if not isinstance(error, GatewayError):
                 log.exception("unforeseen", extra={"request_id": visit.id})
                 error = GatewayError()
             # The head said 200 before anyone knew: logs and metrics have how it ended.
             visit.status = error.status
-            await say(_event("error", envelope(error.status, error.message, error.param)))
+            last = _event("error", error_body(error))
+            if self.keep and isinstance(error, ModerationBlocked):
+                self.keep(last)
+            await say(last)
         await send({"type": "http.response.body"})
 
     async def _until_result(self, say: Say) -> EditResponse:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
+import errno
 import os
 import re
 import secrets
@@ -75,9 +76,12 @@ class Store(ABC):
         """All that is kept there. Raises FileNotFoundError."""
         return await self._soon(self._get, name)
 
-    async def delete(self, *names: str) -> None:
-        """Keep them no longer; it is no error if they are gone already."""
-        await self._soon(self._delete, names)
+    async def delete(self, *names: str) -> int:
+        """Keep them no longer; it is no error if they are gone already.
+
+        Returns how many were there; a bucket cannot tell, and says all.
+        """
+        return await self._soon(self._delete, names)
 
     async def entries(self) -> list[Entry]:
         """Whatever is there, ours or not, in any order."""
@@ -112,18 +116,20 @@ class Store(ABC):
     @abstractmethod
     def _get(self, name: str) -> bytes: ...
 
-    def _delete(self, names: tuple[str, ...]) -> None:
+    def _delete(self, names: tuple[str, ...]) -> int:
         """All that can be deleted, then raises why another cannot."""
-        errors = []
+        deleted, errors = 0, []
         for name in names:
             try:
                 self._delete_one(name)
+                deleted += 1
             except FileNotFoundError:
                 pass
             except OSError as error:
                 errors.append(error)
         if errors:
             raise errors[0]
+        return deleted
 
     @abstractmethod
     def _delete_one(self, name: str) -> None: ...
@@ -164,7 +170,7 @@ class Folder(Store):
     def _put(self, name: str, data: bytes, media_type: str, create: bool) -> None:
         part = self.folder / f".part-{secrets.token_hex(16)}"
         try:
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._make_folder()
             with open(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:
                 file.write(data)
             if create:
@@ -173,6 +179,13 @@ class Folder(Store):
                 part.rename(self.folder / name)
         finally:
             part.unlink(missing_ok=True)
+
+    def _make_folder(self) -> None:
+        """Raises no FileExistsError, which would say that a name is taken, where this is a file or leads nowhere."""
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except FileExistsError:
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)) from None
 
     def _get(self, name: str) -> bytes:
         return (self.folder / name).read_bytes()

@@ -76,15 +76,24 @@ class Target:
         self._stub = ImageEditStub(channel)
         self._health = health_pb2_grpc.HealthStub(channel)
         self._asking: asyncio.Task[None] | None = None
+        self._checking: asyncio.Task[bool] | None = None
         self._asked_at = float("-inf")
-        metrics.upstream_ready.labels(address).set(0)
+        self._following: asyncio.Task[None] | None = None
 
     def serves(self, model: str) -> bool:
         """Whether it said so when it was last asked."""
         return any(model == each.id for each in self.models or ())
 
-    async def follow(self) -> None:
-        """Keep `ready` and `models` true. Runs until cancelled."""
+    @property
+    def failed(self) -> bool:
+        """Whether it cannot be reached now, or nobody serves there."""
+        return self.channel.get_state() is _FAILED
+
+    def start(self) -> None:
+        """Connect, and keep `ready` and `models` true until closed."""
+        self._following = asyncio.create_task(self._follow())
+
+    async def _follow(self) -> None:
         while True:
             state = self.channel.get_state(try_to_connect=True)
             self._became(state)
@@ -135,13 +144,23 @@ class Target:
             self._asking, self._asked_at = None, time.monotonic()
 
     async def close(self) -> None:
-        if self._asking:
-            self._asking.cancel()
-            await asyncio.wait({self._asking})
+        """Calls under way are cancelled."""
+        if tasks := {task for task in (self._following, self._asking, self._checking) if task}:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
         await self.channel.close()
 
     async def healthy(self) -> bool:
-        """Whether a server answers now that it is loaded and not draining; takes READY_SECONDS at most."""
+        """Whether a server answers now that it is loaded and not draining; takes READY_SECONDS at most.
+
+        Who comes while it is being asked waits for the same answer: many who ask make no server late.
+        """
+        if self._checking is None or self._checking.done():
+            self._checking = asyncio.create_task(self._check())
+        return await asyncio.shield(self._checking)
+
+    async def _check(self) -> bool:
         request = health_pb2.HealthCheckRequest(service=SERVICE)
         try:
             reply = await self._health.Check(request, timeout=READY_SECONDS)

@@ -13,13 +13,14 @@ import grpc
 
 from retouch.v1.image_edit_pb2 import EditEvent, EditRequest, EditResponse, Model
 from retouch_gateway import channels
-from retouch_gateway.errors import SOON, Busy, GatewayError, NotFound, Unavailable
+from retouch_gateway.errors import Busy, GatewayError, NotFound, Unavailable
 from retouch_gateway.metrics import Metrics
 from retouch_gateway.target import Metadata, Target
 from retouch_gateway.tracing import current
 
 WAIT_SECONDS = 0.5  # for a target to become ready
 START_SECONDS = 1.0
+RETIRE_SECONDS = 0.5  # from look to look
 ASK_AGAIN = 1.0  # seconds: unknown models make no more traffic than this
 
 T = TypeVar("T")
@@ -46,23 +47,60 @@ class Upstream:
     ) -> None:
         self._changed = asyncio.Event()
         self._turns = itertools.count(1)
-        self._following: list[asyncio.Task[None]] = []
-        self.targets = [
-            Target(each, channels.channel(each, credentials, send_bytes), metrics, self._notify)
-            for each in dict.fromkeys(targets)
+        self._addresses = list(dict.fromkeys(targets))
+        self._send_bytes, self._metrics = send_bytes, metrics
+        self._retiring: set[asyncio.Task[None]] = set()
+        self.targets = self._to_all(credentials)
+        for address in self._addresses:
+            metrics.upstream_ready.labels(address).set(0)
+
+    def _to_all(self, credentials: grpc.ChannelCredentials | None) -> list[Target]:
+        return [
+            Target(
+                each,
+                channels.channel(each, credentials, self._send_bytes),
+                self._metrics,
+                self._notify,
+            )
+            for each in self._addresses
         ]
 
     async def start(self) -> None:
         """Connect; returns once each target is known to be ready or not, or after a second."""
-        self._following = [asyncio.create_task(each.follow()) for each in self.targets]
+        for each in self.targets:
+            each.start()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(START_SECONDS):
-                await asyncio.gather(*(each.settled.wait() for each in self.targets))
+                await _settled(self.targets)
+
+    async def renew(self, credentials: grpc.ChannelCredentials | None) -> None:
+        """Go over to other credentials, for calls from then on; those under way end as they began.
+
+        Returns once every target that is ready by the old ones is by the new ones too: what the servers do not take
+        changes nothing. Cancelling it leaves all as it was.
+        """
+        fresh = self._to_all(credentials)
+        try:
+            for each in fresh:
+                each.start()
+            await _settled(fresh)
+            while not all(
+                new.ready or old.failed for old, new in zip(self.targets, fresh, strict=True)
+            ):
+                await self._changed.wait()
+        except asyncio.CancelledError:
+            await asyncio.gather(*(each.close() for each in fresh))
+            raise
+        old, self.targets = self.targets, fresh
+        self._notify()
+        retiring = asyncio.create_task(_retire(old))
+        self._retiring.add(retiring)
+        retiring.add_done_callback(self._retiring.discard)
 
     async def close(self) -> None:
-        for task in self._following:
+        for task in self._retiring:
             task.cancel()
-        await asyncio.gather(*self._following, return_exceptions=True)
+        await asyncio.gather(*self._retiring, return_exceptions=True)
         await asyncio.gather(*(each.close() for each in self.targets))
 
     async def edit(self, request: EditRequest, seconds: float, metadata: Metadata) -> EditResponse:
@@ -143,7 +181,7 @@ class Upstream:
     def _not_served(self, model: str) -> GatewayError:
         """What there is to say of a model that no ready target serves."""
         if self._may_come(model):
-            return Unavailable(headers=SOON)
+            return Unavailable()
         return NotFound(f"There is no model {model[:200]!r}.", param="model")
 
     async def _ask_again(self) -> None:
@@ -198,9 +236,22 @@ class Upstream:
                 while (found := look()) is None:
                     await self._changed.wait()
         except TimeoutError:
-            raise Unavailable(headers=SOON) from None
+            raise Unavailable() from None
         return found
 
     def _notify(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
+
+
+async def _settled(targets: Sequence[Target]) -> None:
+    await asyncio.gather(*(each.settled.wait() for each in targets))
+
+
+async def _retire(targets: Sequence[Target]) -> None:
+    """Close them once no call is under way there; all have their deadlines."""
+    try:
+        while any(each.calls for each in targets):  # noqa: ASYNC110  # it is in no hurry
+            await asyncio.sleep(RETIRE_SECONDS)
+    finally:
+        await asyncio.gather(*(each.close() for each in targets))

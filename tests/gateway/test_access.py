@@ -7,11 +7,20 @@ import json
 import logging
 from typing import Any
 
+import grpc
 import pytest
 from starlette.datastructures import Headers
 
 from retouch_gateway.access import Visit
-from tests.gateway.conftest import Live, StartGateway, Upstream, b64, picture
+from tests.gateway.conftest import (
+    Live,
+    Refusal,
+    StartGateway,
+    Upstream,
+    b64,
+    busy,
+    picture,
+)
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 PARENT = f"00-{TRACE}-00f067aa0ba902b7-01"
@@ -121,6 +130,22 @@ async def test_the_log_has_a_line_a_request(
     assert line["bytes_in"] == int(answer.request.headers["content-length"])
     assert 0 <= line["ms"] < 2000
     assert "key" not in line
+    assert "error" not in line
+
+
+async def test_of_what_failed_it_has_the_kind(
+    gateway: Live, upstream: Upstream, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "retouch_gateway.access")
+    upstream.echo.refusals += [busy(1), Refusal(grpc.StatusCode.INTERNAL)]
+    upstream.echo.late = True  # of the stream
+    await gateway.edit()
+    await gateway.edit(stream=True)
+    await gateway.edit(n="my secret")
+    full, failed, wrong = await logged(caplog, 3)
+    assert (full["status"], full["error"]) == (429, "Busy")
+    assert (failed["status"], failed["error"]) == (500, "GatewayError")
+    assert (wrong["status"], wrong["error"]) == (400, "BadRequest")
 
 
 async def test_what_is_secret_is_not_in_it(

@@ -25,7 +25,7 @@ from starlette.routing import Route
 from retouch_gateway.errors import Forbidden, GatewayError, Gone, NotFound, error_response
 from retouch_gateway.hosting import MEDIA_TYPES, Hosting
 from retouch_gateway.metrics import Metrics
-from retouch_gateway.stores import Folder, Store
+from retouch_gateway.stores import Entry, Folder, Store
 from tests.gateway.conftest import Live, StartGateway, error_of
 from tests.gateway.stores import Open, bucket, object_store, open_again, store
 
@@ -404,6 +404,29 @@ async def test_one_that_cannot_be_deleted_stops_no_sweep(
             await hosting.sweep()
         assert os.listdir(tmp_path) == [stubborn]
     assert counted(hosting, "swept_images") in (7, 9)  # those deleted along with it are not counted
+
+
+async def test_what_another_replica_swept_first_is_not_counted_again(tmp_path: Path) -> None:
+    await asyncio.gather(*(path_in(hosting_in(Folder(tmp_path), -10)) for _ in range(5)))
+    found = await Folder(tmp_path).entries()
+
+    class AsItWas(Folder):
+        def _entries(self) -> list[Entry]:
+            return found
+
+    for swept in (5, 0):
+        hosting = hosting_in(AsItWas(tmp_path))
+        await hosting.sweep()
+        assert counted(hosting, "swept_images") == swept
+
+
+async def test_deleted_twice_is_counted_once(tmp_path: Path) -> None:
+    site = Site.of(hosting_in(Folder(tmp_path)))
+    async with site.client:
+        path = await path_in(site.hosting)
+        for _ in range(2):
+            assert (await site.get(path, "DELETE")).status_code == 204
+    assert counted(site.hosting, "deleted_images") == 1
 
 
 async def test_many_are_swept(store: Store) -> None:

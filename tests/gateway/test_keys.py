@@ -16,6 +16,7 @@ import pytest
 from starlette.datastructures import Headers
 
 from retouch_gateway import keys
+from retouch_gateway import watched as watching
 from retouch_gateway.errors import KeyExpired, Unauthorized
 from retouch_gateway.keys import ANONYMOUS, Keys, KeysError
 from retouch_gateway.metrics import Metrics
@@ -290,12 +291,12 @@ async def watched(path: Path) -> AsyncIterator[tuple[Keys, Metrics]]:
 
 
 def reloads(metrics: Metrics, result: str) -> float | None:
-    name = "retouch_gateway_key_reloads_total"
-    return metrics.registry.get_sample_value(name, {"result": result})
+    name = "retouch_gateway_file_reloads_total"
+    return metrics.registry.get_sample_value(name, {"file": "keys", "result": result})
 
 
 def outdated(metrics: Metrics) -> float | None:
-    return metrics.registry.get_sample_value("retouch_gateway_keys_outdated")
+    return metrics.registry.get_sample_value("retouch_gateway_file_outdated", {"file": "keys"})
 
 
 async def until(true: Callable[[], bool]) -> None:
@@ -306,7 +307,7 @@ async def until(true: Callable[[], bool]) -> None:
 
 @pytest.fixture(autouse=True)
 def _often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keys, "LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(watching, "LOOK_SECONDS", 0.02)
 
 
 async def test_a_changed_file_is_taken_up(file: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -328,7 +329,7 @@ async def test_a_file_that_is_still_being_written_is_not_taken_up(
     file: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, first: str
 ) -> None:
     caplog.set_level(logging.INFO, "retouch_gateway.keys")
-    contents = keys._contents
+    contents = watching.contents
 
     def looked(path: Path) -> bytes | str:
         found = contents(path)
@@ -336,7 +337,7 @@ async def test_a_file_that_is_still_being_written_is_not_taken_up(
             path.write_text(BOB)  # right after somebody looked
         return found
 
-    monkeypatch.setattr(keys, "_contents", looked)
+    monkeypatch.setattr(watching, "contents", looked)
     async with watched(file) as (found, metrics):
         becomes(file, first)
         await until(lambda: bool(reloads(metrics, "ok")))

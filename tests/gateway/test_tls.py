@@ -18,11 +18,11 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from prometheus_client import generate_latest
 
 from retouch.v1 import image_edit_pb2_grpc
-from retouch_gateway import certificates
+from retouch_gateway import certificates, watched
 from retouch_gateway.channels import credentials
 from retouch_gateway.metrics import Metrics
 from retouch_gateway.settings import Settings, SettingsError
-from tests.certificates import Authority
+from tests.certificates import Authority, Pair
 from tests.gateway.conftest import SERVICE, Echo, StartGateway, error_of
 
 
@@ -31,12 +31,17 @@ def ca(tmp_path: Path) -> Authority:
     return Authority(tmp_path)
 
 
+@pytest.fixture
+def echo() -> Echo:
+    return Echo()
+
+
 @pytest_asyncio.fixture(loop_scope="session")
-async def target(ca: Authority) -> AsyncIterator[str]:
+async def target(ca: Authority, echo: Echo) -> AsyncIterator[str]:
     """Where an echo listens that asks its callers for a certificate."""
     pair = ca.issue("server")
     server, checks = grpc.aio.server(), health.aio.HealthServicer()
-    image_edit_pb2_grpc.add_ImageEditServicer_to_server(Echo(), server)
+    image_edit_pb2_grpc.add_ImageEditServicer_to_server(echo, server)
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
     await checks.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)
     own = [(pair.key.read_bytes(), pair.cert.read_bytes())]
@@ -232,3 +237,48 @@ def test_files_that_are_none_are_told_at_the_start(ca: Authority, wrong: str) ->
     variable = "CA" if wrong in ("ca", "empty") else "KEY"
     with pytest.raises(SettingsError, match=f"^RETOUCH_GATEWAY_UPSTREAM_{variable}: "):
         credentials(settings)
+
+
+async def until(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not true():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+async def test_new_files_are_used_once_servers_take_them_and_edits_under_way_end_as_they_began(
+    start: StartGateway,
+    ca: Authority,
+    target: str,
+    echo: Echo,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(watched, "LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(certificates, "LATE_SECONDS", 0.1)
+    _, other = strangers(ca)
+    cert, key = ca.folder / "own.pem", ca.folder / "own.key"
+
+    def becomes(pair: Pair) -> None:
+        for source, at in ((pair.key, key), (pair.cert, cert)):
+            at.with_suffix(".part").write_bytes(source.read_bytes())
+            at.with_suffix(".part").replace(at)
+
+    becomes(ca.issue("gateway"))
+    gateway = await start(
+        upstream=target, upstream_ca=ca.cert, upstream_cert=cert, upstream_key=key
+    )
+    expiry = gateway.value("certificate_expiry_timestamp_seconds", file="upstream_cert")
+    echo.delay = 2.0
+    under_way = asyncio.ensure_future(gateway.edit())
+    await echo.started.wait()
+    echo.delay = 0
+    becomes(other.issue("stranger"))
+    await until(lambda: "no connection by the new files yet" in caplog.text)
+    assert gateway.value("file_outdated", file="upstream_tls") == 1
+    assert (await gateway.edit()).status_code == 200  # by the old ones
+    becomes(ca.issue("next", days=5))
+    await until(lambda: gateway.value("file_outdated", file="upstream_tls") == 0)
+    after = gateway.value("certificate_expiry_timestamp_seconds", file="upstream_cert")
+    assert after > expiry + 3 * 86400
+    assert (await gateway.edit()).status_code == 200
+    assert (await under_way).status_code == 200

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import time
@@ -229,6 +230,36 @@ async def test_unavailable_is_tried_again(
     upstream.echo.refusals = [Refusal(C.UNAVAILABLE)] * 5
     error_of(await gateway.edit(), 503)
     assert len(upstream.echo.requests) == 3
+
+
+async def test_the_end_of_one_server_takes_nobody_elses_retries(start: StartGateway) -> None:
+    """gRPC counts what may not be retried too: a server that dies has 8 edits under way and 64 in its queue."""
+    upstream = await start_upstream()
+    try:
+        gateway = await start(upstream=upstream.target)
+        echo = upstream.echo
+        echo.accepts, echo.refusals = True, [Refusal(C.UNAVAILABLE)] * 72
+        ended = await asyncio.gather(*(gateway.edit() for _ in range(72)))
+        assert {response.status_code for response in ended} == {502}
+        echo.reset()
+        echo.refusals = [Refusal(C.UNAVAILABLE)]
+        assert (await gateway.edit()).status_code == 200
+        assert len(echo.requests) == 2
+    finally:
+        await upstream.server.stop(0)
+
+
+async def test_where_all_is_refused_retries_come_to_an_end(start: StartGateway) -> None:
+    """Each is a body sent again, to servers that have enough of them."""
+    upstream = await start_upstream()
+    try:
+        gateway, edits = await start(upstream=upstream.target), 150
+        upstream.echo.refusals = [Refusal(C.UNAVAILABLE)] * (3 * edits)
+        ended = await asyncio.gather(*(gateway.edit() for _ in range(edits)))
+        assert {response.status_code for response in ended} == {503}
+        assert len(upstream.echo.requests) < 2 * edits
+    finally:
+        await upstream.server.stop(0)
 
 
 async def test_sixteen_images_and_a_mask_of_4_mib(gateway: Live, upstream: Upstream) -> None:
