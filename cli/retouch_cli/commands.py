@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from importlib import metadata
 
-from retouch_cli import edit, key, models, up
+from retouch_cli import edit, key, models, up, verify
 from retouch_cli.errors import Failure, WrongCommandLine, plain
 
 DESCRIPTION = "AI image edits as a service. `retouch COMMAND --help` is each command's manual."
@@ -22,7 +22,7 @@ def parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(
         title="commands", metavar="COMMAND", dest="command", required=True
     )
-    for command in (up, edit, models, key):
+    for command in (up, edit, models, verify, key):
         command.add_to(commands)
     return parser
 
