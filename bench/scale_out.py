@@ -21,7 +21,8 @@ from bench.common import machine
 
 SHARES = (1.0, 0.5, 0.25)
 STEPS = 4
-WARM = 12.0  # seconds: gRPC takes no server's weight for the first ten
+WARM = 6.0  # seconds: gRPC takes a server's weight a second or two after its first edit
+ACCEPTED = "retouch_server_edits_accepted_total"
 WEIGHTED, TURNS, FEWEST = "weighted round robin", "round robin", "fewest under way"
 # The gateway as it is, but for what it tells gRPC to balance by.
 IN_TURNS = (
@@ -113,7 +114,7 @@ def found(each: Cluster, gateway: Gateway) -> float:
 
 @dataclass(frozen=True)
 class Killed:
-    """What callers saw. `again`: seconds from when the server was ready again until it did an edit."""
+    """What callers saw. `again`: seconds from when the server was ready again until it had an edit."""
 
     state: Callers
     again: float
@@ -134,7 +135,7 @@ def killed(each: Cluster, gateway: Gateway, callers: int, steps: int) -> Killed:
         wait_until(lambda: state.done() >= 2 * callers, 60, "edits after it")
         lost.start()
         lost.wait_ready()
-        again = wait_until(lambda: lost.edits() > 0, 30, "it is found again")
+        again = wait_until(lambda: lost.metric(ACCEPTED) > 0, 60, "it is found again")
     return Killed(state, again)
 
 

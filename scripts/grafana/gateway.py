@@ -5,7 +5,7 @@ from __future__ import annotations
 from .panels import Dashboard, Panel, Query, Row, Variable, guide, heatmap, percentiles, stat
 from .processes import processes
 from .queries import PROCESS, Source, ratio
-from .upkeep import KEYS, STORAGE
+from .upkeep import REDIS, STORAGE
 
 gateway = Source("retouch_gateway_", PROCESS)
 EDITS = 'route="/v1/images/edits"'
@@ -263,7 +263,7 @@ DASHBOARD = Dashboard(
         UPSTREAM,
         REFUSALS,
         STORAGE,
-        KEYS,
+        REDIS,
         processes(gateway, "upstream_ready", "gateway", Query(NEXT_KEY, "next key")),
     ),
 )

@@ -16,6 +16,7 @@ OUTCOMES = {
     "done": "green",
     "failed": "red",
     "expired": "orange",
+    "blocked": "purple",
     "rejected": "yellow",
     "cancelled": "#8e8e8e",
 }

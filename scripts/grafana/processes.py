@@ -17,6 +17,11 @@ EXPIRES = {
     "server": "How long the files of certificates are still good. Without TLS there are none.",
     "gateway": "How long the files of certificates, and the next API key to expire, are good. No data: none expires.",
 }
+TAKEN_UP = {"server": "Certificates taken up", "gateway": "Keys and certificates taken up"}
+FILES = {
+    "server": "files of certificates",
+    "gateway": "the files of API keys, signing keys and certificates",
+}
 DAY = 86400
 
 
@@ -46,7 +51,7 @@ def processes(tier: Source, ready: str, name: str, *more: Query) -> Row:
             ),
             Panel(
                 "Expires in",
-                f"{EXPIRES[name]} Orange from three weeks, red from three days. Renew, then restart for certificates.",
+                f"{EXPIRES[name]} Orange from three weeks, red from three days. Renew: it is taken up by itself.",
                 (
                     Query(
                         f"min by (file) ({tier.series('certificate_expiry_timestamp_seconds')}) - time()",
@@ -91,6 +96,28 @@ def processes(tier: Source, ready: str, name: str, *more: Query) -> Row:
                 ),
                 unit="percentunit",
                 limits=(0.7, 0.9),
+            ),
+            Panel(
+                "Tasks",
+                f"Tasks of each {name}'s event loop: some for each request under way, and a few that always are. Idle, "
+                "it returns to the same few; one that climbs while requests do not is a leak: please report it.",
+                (Query(tier.series("tasks"), "{{instance}}"),),
+                width=24,
+                height=5,
+            ),
+            Panel(
+                TAKEN_UP[name],
+                f"Changes of {FILES[name]} in the last five minutes, taken up or failed; and on how many processes "
+                "what a file holds is not in force. Normal: 0 outdated. Otherwise the log says what is wrong with it.",
+                (
+                    Query(
+                        f"sum by (file, result) (increase({tier.series('file_reloads_total')}[5m]))",
+                        "{{file}} {{result}}",
+                    ),
+                    Query(tier.total("file_outdated", by="file"), "{{file}} outdated"),
+                ),
+                width=24,
+                height=6,
             ),
         ),
     )

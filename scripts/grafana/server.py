@@ -12,6 +12,7 @@ server = Source("retouch_server_", PROCESS)
 models = Source("retouch_server_", f'{PROCESS},model=~"$model"')
 EDITS = 'method=~"Edit|StreamEdit"'
 QUEUE = 'phase="queue"'
+NOT_REJECTED = 'outcome!="rejected"'
 
 
 GLANCE = Row(
@@ -76,17 +77,18 @@ TRAFFIC = Row(
     (
         Panel(
             "Pictures by how they ended",
-            "Pictures per second: done; failed; expired, which is out of the caller's time; rejected by a full "
-            "queue; cancelled, which is given up by the caller. Normal: nearly all green.",
+            "Pictures per second: done; failed; expired, which is out of the caller's time; blocked by a safety check; "
+            "rejected by a full queue; cancelled, which is given up by the caller. Normal: nearly all green.",
             (Query(models.rate("edits_total", by="outcome"), "{{outcome}}"),),
             unit="suffix:/s",
             stacked=True,
             colours=OUTCOMES,
         ),
         Panel(
-            "Cancelled, expired, failed, rejected",
+            "Cancelled, expired, failed, blocked, rejected",
             "The same as shares of all. Many cancelled: callers lose patience, see the waits. Many expired: edits "
-            "take longer than the gateway's TIMEOUT. Failed: see the log. Rejected: add servers.",
+            "take longer than the gateway's TIMEOUT. Failed: see the log. Blocked: see Safety checks. Rejected: add "
+            "servers.",
             (
                 Query(
                     ratio(
@@ -118,8 +120,71 @@ TRAFFIC = Row(
                     "{{model}} {{kind}}",
                 ),
             ),
-            width=24,
+            width=12,
             height=6,
+        ),
+        Panel(
+            "Accepted and not ended",
+            "Pictures that were accepted and have not ended in any way, as the counters say. Idle: 0, for whatever is "
+            "accepted ends once. More than queued and running for minutes: please report it.",
+            (
+                Query(
+                    f"{models.total('edits_accepted_total')} - "
+                    f"{models.total('edits_total', NOT_REJECTED)}",
+                    "under way",
+                ),
+            ),
+            width=24,
+            height=5,
+        ),
+        Panel(
+            "Calls at the door",
+            "Calls for edits under way, those that are being read and answered among them. More than slots, queue and "
+            "16 together: the rest is refused before it is read.",
+            (Query(server.total("calls"), "calls"),),
+            height=6,
+        ),
+        Panel(
+            "Their requests",
+            "Bytes of their requests, with the pictures in them. At `MAX_IN_FLIGHT_BYTES` calls are refused: callers "
+            "get 429. Often there with slots free: raise it, and the memory limit with it.",
+            (Query(server.total("message_bytes"), "bytes"),),
+            unit="bytes",
+            height=6,
+        ),
+        Panel(
+            "Engine without a move",
+            "For how long an engine has had work and done nothing. Normal: some seconds at most. A minute is a kernel "
+            "that does not return; at `STALL_TIMEOUT` the server exits, to be started again.",
+            (Query(f"max by (model) ({models.series('stalled_seconds')})", "{{model}}"),),
+            unit="s",
+            height=6,
+            limits=(60, 300),
+        ),
+        Panel(
+            "Signatures",
+            "Results signed per second (C2PA), where there is a certificate for it. Normal: none failed. A result that "
+            "cannot be signed is not delivered; the log says why.",
+            (Query(server.rate("signatures_total", by="result"), "{{result}}"),),
+            unit="suffix:/s",
+            width=12,
+            height=6,
+            colours={"ok": "green", "failed": "red"},
+        ),
+        Panel(
+            "Safety checks",
+            "Requests per second that a model's safety checks blocked, before the queue or after the edit; or that "
+            "failed because a check gave no answer. Normal: no failed ones, else the log names the check. Many "
+            "blocked: one caller, as a rule; the gateway's log says whose key.",
+            (
+                Query(
+                    models.rate("moderation_total", 'outcome!="passed"', "stage, outcome"),
+                    "{{outcome}} {{stage}}",
+                ),
+            ),
+            width=12,
+            height=6,
+            unit="reqps",
         ),
     ),
 )

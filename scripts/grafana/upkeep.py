@@ -1,4 +1,4 @@
-"""Rows of the gateway dashboard about what it keeps, and reads: hosted images, keys, Redis."""
+"""Rows of the gateway dashboard about what it keeps: hosted images, and counts in Redis."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ STORAGE = Row(
     "Images by URL",
     (
         Panel(
-            "Stored and swept",
-            "Images put into the store per second, and expired ones deleted. Over an hour they are alike; stored "
-            "alone means that nothing sweeps: see the log.",
+            "Stored, swept, deleted",
+            "Images put into the store per second, expired ones swept, others deleted by who made them. Over an hour "
+            "what is stored goes again; stored alone means that nothing sweeps: see the log.",
             (
                 Query(STORED, "stored"),
                 Query(gateway.rate("swept_images_total"), "swept"),
+                Query(gateway.rate("deleted_images_total"), "deleted"),
             ),
             unit="suffix:/s",
         ),
@@ -51,23 +52,9 @@ STORAGE = Row(
     ),
 )
 
-KEYS = Row(
-    "Keys and Redis",
+REDIS = Row(
+    "Redis",
     (
-        Panel(
-            "File of keys",
-            "Changes of the file of keys in the last five minutes, taken up or failed; and the gateways on which what "
-            "the file holds is not in force. Normal: 0 outdated. Otherwise the log says which line is wrong.",
-            (
-                Query(
-                    f"sum by (result) (increase({gateway.series('key_reloads_total')}[5m]))",
-                    "{{result}}",
-                ),
-                Query(gateway.total("keys_outdated"), "outdated"),
-            ),
-            width=12,
-            colours={"ok": "green", "failed": "red", "outdated": "orange"},
-        ),
         Panel(
             "Limits without Redis",
             "Gateways that count limits by themselves since Redis is away, and how often it was lost in the last five "

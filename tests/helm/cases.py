@@ -185,6 +185,7 @@ FACTORS: dict[str, dict[str, Values]] = {
         | {
             "image": {"registry": "registry.example/retouch", "pullSecrets": ["registry"]},
             "commonLabels": {"example.com/owner": "pictures"},
+            "c2pa": {"existingSecret": "retouch-c2pa"},
         },
         "renamed": {
             "fullnameOverride": "edits",

@@ -7,10 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from tests.certificates import Authority
+from tests.signing import Studio
 
 API_KEY = "rt_test-0123456789abcdef"
 KEYS = f'[[keys]]\nid = "test"\nhash = "sha256:{hashlib.sha256(API_KEY.encode()).hexdigest()}"\n'
 CLAIMS = {"weights"}
+
+
+def signer(folder: Path) -> dict[str, bytes]:
+    """Of who signs results."""
+    signing = Studio(folder).issue()
+    return {"tls.crt": signing.cert.read_bytes(), "tls.key": signing.key.read_bytes()}
 
 
 def secrets(folder: Path) -> dict[str, dict[str, bytes]]:
@@ -34,5 +41,6 @@ def secrets(folder: Path) -> dict[str, dict[str, bytes]]:
         "retouch-ingress": pair(server),
         "images-example-com": pair(server),
         "images-internal-example": pair(server),
+        "retouch-c2pa": signer(folder),
         "registry": {".dockerconfigjson": b"{}"},
     }

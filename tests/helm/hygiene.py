@@ -197,5 +197,7 @@ def environments(manifests: list[Manifest]) -> None:
                 if counted := each.get("valueFrom", {}).get("resourceFieldRef"):
                     kind, name = counted["resource"].split(".")
                     assert name in container["resources"][kind], "it would be all of the node's"
-                if re.search(r"SECRET|TOKEN|PASSWORD|SIGNING_KEY|API_KEY|ACCESS_KEY", each["name"]):
+                if re.search(
+                    r"(SECRET|TOKEN|PASSWORD|SIGNING_KEY|API_KEY|ACCESS_KEY)(?!_FILE)", each["name"]
+                ):
                     assert "value" not in each, f"{pod.name}: {each['name']} is there for all"

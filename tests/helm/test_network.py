@@ -63,6 +63,21 @@ def test_no_case_opens_more_than_it_says(manifests: list[Manifest]) -> None:
     assert not allowed(manifests, STRANGER, gateway, 8000)
 
 
+DENY_ALL: Manifest = {
+    "kind": "NetworkPolicy",
+    "metadata": {"name": "deny", "namespace": "images"},
+    "spec": {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]},
+}
+
+
+def test_serving_gets_through_where_the_namespace_denies_all(helm: Helm, case: str) -> None:
+    manifests = rendered(helm, case)
+    if of(manifests, "NetworkPolicy"):
+        test_all_that_serving_needs_gets_through_in_every_case([*manifests, DENY_ALL])
+        _, _, test = ends(manifests)
+        assert allowed([*manifests, DENY_ALL], test, DNS, 53, "UDP")
+
+
 def test_only_who_says_so_has_no_policies(helm: Helm, case: str) -> None:
     off = CASES.get(case, {}).get("networkPolicy", {}).get("enabled") is False
     assert (of(rendered(helm, case), "NetworkPolicy") == []) is off

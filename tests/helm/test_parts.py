@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import pytest
+import yaml
 
 from tests.helm import existing, hygiene, wiring
-from tests.helm.chart import OLD, Helm, Manifest
+from tests.helm.chart import CHART, OLD, Helm, Manifest
 from tests.helm.conftest import rendered
 from tests.helm.objects import tier
 
@@ -40,6 +42,19 @@ def test_it_holds(
 def test_every_reference_leads_somewhere(
     manifests: list[Manifest], secrets: dict[str, dict[str, bytes]]
 ) -> None:
+    wiring.references(manifests, secrets, existing.CLAIMS)
+
+
+def test_the_readmes_five_values_are_all_it_takes(
+    helm: Helm, secrets: dict[str, dict[str, bytes]]
+) -> None:
+    _, _, section = (CHART / "README.md").read_text().partition("## Install it in five values")
+    block = re.search(r"```yaml\n(.*?)```", section, re.DOTALL)
+    assert block
+    assert re.findall(r"# (\d):", block[1]) == ["1", "2", "3", "4", "5"]
+    manifests = helm.render(yaml.safe_load(block[1]))
+    for check in CHECKS:
+        check(manifests)
     wiring.references(manifests, secrets, existing.CLAIMS)
 
 

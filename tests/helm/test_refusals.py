@@ -95,6 +95,8 @@ def of_model(**changes: Any) -> dict[str, Any]:
         {"server": {"autoscaling": {"prometheus": "http://user:password@prometheus:9090"}}},
         {"gateway": {"publicUrl": "https://user:password@edits.example"}},
         {"clusterDomain": ""},
+        {"fullnameOverride": "Edits_1"},
+        {"nameOverride": "a.b"},
     ],
     ids=json.dumps,
 )

@@ -68,10 +68,12 @@ def whole(helm: Helm) -> tuple[Pod, Pod, Pod]:
 def test_each_gets_to_those_who_need_it(helm: Helm) -> None:
     server, gateway, test = whole(helm)
     assert used(server.main) == set()
-    assert used(server.spec["volumes"]) == {"retouch-server-tls", "retouch-gateway-tls"}
+    assert used(server.spec["volumes"]) == {
+        *("retouch-server-tls", "retouch-gateway-tls", "retouch-c2pa"),
+    }
     (download,) = server.spec["initContainers"]
     assert used(download) == {"hub"}
-    assert {mount["name"] for mount in download["volumeMounts"]} & {"tls"} == set()
+    assert {mount["name"] for mount in download["volumeMounts"]} & {"tls", "c2pa"} == set()
     assert used(gateway.spec) == {
         *("retouch-keys", "retouch-signing", "retouch-store", "retouch-redis"),
         *("retouch-server-tls", "retouch-gateway-tls"),
@@ -97,9 +99,12 @@ def test_nobody_has_anothers_private_key_nor_an_api_key_in_plain(helm: Helm) -> 
         ("retouch-server-tls", "tls.crt"): "tls.crt",
         ("retouch-server-tls", "tls.key"): "tls.key",
         ("retouch-gateway-tls", "ca.crt"): "client-ca.crt",
+        ("retouch-c2pa", "tls.crt"): "tls.crt",
+        ("retouch-c2pa", "tls.key"): "tls.key",
     }
     assert files(gateway) == {
         ("retouch-keys", "keys.toml"): "keys.toml",
+        ("retouch-signing", "signing-key"): "signing-key",
         ("retouch-server-tls", "ca.crt"): "ca.crt",
         ("retouch-gateway-tls", "tls.crt"): "tls.crt",
         ("retouch-gateway-tls", "tls.key"): "tls.key",

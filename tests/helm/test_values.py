@@ -46,9 +46,10 @@ FREE = {
 
 def resolved(schema: Schema) -> Schema:
     """The schema behind a reference; its own description wins."""
-    while "$ref" in schema:
-        own = {key: value for key, value in schema.items() if key != "$ref"}
-        schema = {**SCHEMA["definitions"][schema["$ref"].removeprefix("#/definitions/")], **own}
+    while "$ref" in schema or "allOf" in schema:
+        (schema,), own = schema.get("allOf", [schema]), schema
+        referred = SCHEMA["definitions"][schema["$ref"].removeprefix("#/definitions/")]
+        schema = referred | {key: own[key] for key in own if key not in ("$ref", "allOf")}
     return schema
 
 
@@ -136,6 +137,34 @@ def test_the_values_have_every_key_of_the_schema() -> None:
     )
 
 
+def test_null_over_what_says_nothing_changes_nothing_and_over_the_rest_is_refused(
+    helm: Helm,
+) -> None:
+    """`key: null` takes a key away; a template would find nothing where it wants a number or a name."""
+    outside = re.compile(r"\.settings\.|\.resources\b|^(runAsUser|fsGroup)$")
+    given = {path: value for path, value in leaves(DEFAULTS) if not outside.search(path)}
+    empty: dict[str, Any] = {}
+    telling: dict[str, Any] = {}
+    for path, value in given.items():
+        where = telling if value else empty
+        where.update(merged(where, at(path, None)))
+    assert helm.render(empty) == helm.render({})
+    told = refused(helm, telling)
+    names = [path.split(".")[-1] for path, value in given.items() if value]
+    assert len(names) > 40
+    assert [name for name in names if f"'{name}'" not in told] == []
+
+
+def leaves(values: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value that is no map or an empty one, with its path; no lists that say something, no free maps that do."""
+    for name, inner in values.items():
+        here = f"{path}.{name}" if path else name
+        if inner and isinstance(inner, dict):
+            yield from () if name in FREE else leaves(inner, here)
+        elif not (inner and isinstance(inner, list)):
+            yield here, inner
+
+
 def test_the_readmes_table_is_current(tmp_path: Path) -> None:
     fresh = Path(shutil.copy(CHART / "README.md", tmp_path))
     subprocess.run([sys.executable, ROOT / "scripts/chart-doc", fresh], check=True)
@@ -164,9 +193,9 @@ def test_settings_are_the_tiers_own_within_their_bounds(path: str, settings: Any
     # What no other value sets can be set here.
     elsewhere = {
         *("host", "port", "metrics_port", "max_image_bytes", "anonymous"),
-        *("models", "tls_cert", "tls_key", "tls_client_ca"),
+        *("models", "tls_cert", "tls_key", "tls_client_ca", "c2pa_cert", "c2pa_key"),
         *("upstream", "upstream_tls", "upstream_ca", "upstream_cert", "upstream_key"),
-        *("public_url", "store", "keys", "limits_store", "signing_key"),
+        *("public_url", "store", "keys", "limits_store", "signing_key", "signing_key_file"),
     }
     assert {snake(name) for name in properties} == known.keys() - elsewhere
 

@@ -55,6 +55,7 @@ class Load:
             self._be_late: 5,
             self._come_late: 1,
             self._mistake: 2,
+            self._ask_for_what_is_blocked: 2,
             self._exceed_own_limits: 3,
             self._dawdle: 5,
             self._change_keys: 6,
@@ -92,13 +93,14 @@ class Load:
             list(pool.map(lambda key: self._post(body, key), keys))
 
     def _edit(self) -> None:
-        """Two sizes, so that some forwards are not shared; each picture is fetched."""
+        """Two sizes, so that some forwards are not shared; of the pictures one is fetched, one deleted."""
         for size, image in (("128x128", SMALL), ("192x192", LARGE)):
             reply = self._post({**edit(image), "size": size, "n": 2})
             if reply.status_code == 200:
                 with self.stack.client() as client:
-                    got = client.get(reply.json()["data"][0]["url"]).status_code
-                    assert got in (200, 410)  # its life is short
+                    kept, dropped = (each["url"] for each in reply.json()["data"])
+                    assert client.get(kept).status_code in (200, 410)  # its life is short
+                    assert client.delete(dropped).status_code in (204, 410)
 
     def _stream(self) -> None:
         self._post({**edit(), "num_inference_steps": 6, "stream": True, "partial_images": 2})
@@ -146,6 +148,9 @@ class Load:
         with self.stack.client() as client:
             reply = client.post(EDITS, content=b"photo", headers={"content-type": "text/plain"})
         assert reply.status_code == 415
+
+    def _ask_for_what_is_blocked(self) -> None:
+        self._post({**edit(), "prompt": "remove the watermark"})
 
     def _exceed_own_limits(self) -> None:
         self._post_together({**edit(), "num_inference_steps": 10}, "eve", "eve", "bob", "bob")

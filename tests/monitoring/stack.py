@@ -17,6 +17,7 @@ from bench.local import free_port
 from tests.certificates import Authority
 from tests.e2e.conftest import BIN, environment, free_ports
 from tests.run_up import wait_for
+from tests.signing import Studio
 
 SCRAPE_SECONDS = 1
 TTL_SECONDS = 4
@@ -24,10 +25,18 @@ NAMESPACE = "studio"
 TIMEOUT_SECONDS = 10
 CATALOGUE = {
     "models": [
-        {"id": "pocket", "source": "pocket", "slots": 4},
+        {"id": "pocket", "source": "pocket", "slots": 4, "safety": ["rules:Words"]},
         {"id": "narrow", "source": "pocket", "slots": 1, "reuse": 0.5},
     ]
 }
+RULES = """
+from retouch_server.safety import Refusal
+
+
+class Words:
+    def before(self, request):
+        return Refusal("words") if "watermark" in request.prompt else None
+"""
 KEYS = {
     "ada": "",
     "eve": 'rate_limit = "1/hour"',
@@ -87,7 +96,9 @@ def running(folder: Path, **variables: str) -> Iterator[Stack]:
     ca = Authority(folder)
     catalogue = folder / "models.yaml"
     catalogue.write_text(yaml.safe_dump(CATALOGUE))
-    given = environment(**ports, **_settings(stack, ca, catalogue) | variables)
+    (folder / "rules.py").write_text(RULES)
+    settings = _settings(stack, ca, catalogue) | {"PYTHONPATH": str(folder)}
+    given = environment(**ports, **settings | variables)
     commands: dict[str, list[str | Path]] = {
         "retouch-server": [BIN / "retouch-server"],
         "retouch-gateway": [BIN / "retouch-gateway"],
@@ -110,14 +121,17 @@ def running(folder: Path, **variables: str) -> Iterator[Stack]:
 
 
 def _settings(stack: Stack, ca: Authority, catalogue: Path) -> dict[str, str]:
-    """A small queue, a short life of images and edits, mTLS between the tiers, keys."""
+    """A small queue, a short life of images and edits, mTLS between the tiers, keys, signed results."""
     server, gateway = ca.issue("server"), ca.issue("gateway")
+    signer = Studio(stack.keys.parent).issue()
     return {
         "RETOUCH_SERVER_MODELS": str(catalogue),
         "RETOUCH_SERVER_QUEUE_SIZE": "10",
         "RETOUCH_SERVER_TLS_CERT": str(server.cert),
         "RETOUCH_SERVER_TLS_KEY": str(server.key),
         "RETOUCH_SERVER_TLS_CLIENT_CA": str(ca.cert),
+        "RETOUCH_SERVER_C2PA_CERT": str(signer.cert),
+        "RETOUCH_SERVER_C2PA_KEY": str(signer.key),
         "RETOUCH_GATEWAY_UPSTREAM": f"127.0.0.1:{stack.ports['RETOUCH_SERVER_PORT']}",
         "RETOUCH_GATEWAY_UPSTREAM_CA": str(ca.cert),
         "RETOUCH_GATEWAY_UPSTREAM_CERT": str(gateway.cert),

@@ -40,6 +40,8 @@ QUIET: set[str | tuple[str, str]] = {
     "Device errors",
     "Store failures",
     "Limits without Redis",
+    "Certificates taken up",
+    "Engine without a move",
     ("Refused, by status", "409, repeated while under way"),
     ("Asked to wait, by whom", "no room for the body"),
     ("Failures by reason", "500, the model or we failed"),

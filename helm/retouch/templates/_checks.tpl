@@ -1,5 +1,30 @@
 {{/* What contradicts itself. Each takes the root and gives a line for each mistake, by the value's name. */}}
 
+{{- define "retouch.check.names" -}}
+{{- $fullname := include "retouch.fullname" . }}
+{{- if not (regexMatch "^[a-z]([a-z0-9-]*[a-z0-9])?$" $fullname) }}
+fullnameOverride: must be set: Services' names would begin with {{ $fullname }}; they begin with a letter and have no dot
+{{- end }}
+{{- $selected := list "app.kubernetes.io/name" "app.kubernetes.io/instance" "app.kubernetes.io/component" "retouch/model" }}
+{{- $own := concat $selected (list "app.kubernetes.io/version" "app.kubernetes.io/managed-by" "helm.sh/chart" "retouch/service") }}
+{{- range $label, $_ := .Values.commonLabels }}
+  {{- if has $label $own }}
+commonLabels: {{ $label }} is the chart's own
+  {{- end }}
+{{- end }}
+{{- $pods := dict "gateway" .Values.gateway }}
+{{- range (include "retouch.servers" . | fromYaml).servers }}
+  {{- $_ := set $pods (printf "models[%s]" .name) . }}
+{{- end }}
+{{- range $at, $spec := $pods }}
+  {{- range $label, $_ := $spec.podLabels }}
+    {{- if has $label $selected }}
+{{ $at }}.podLabels: {{ $label }} is the chart's own
+    {{- end }}
+  {{- end }}
+{{- end }}
+{{- end -}}
+
 {{- define "retouch.check.models" -}}
 {{- $names := dict -}}
 {{- range $entry := .Values.models }}
@@ -33,7 +58,7 @@
 
 {{- define "retouch.check.servers" -}}
 {{- $timeout := dig "timeout" 300 .Values.gateway.settings }}
-{{- range (include "retouch.servers" . | fromYaml).servers }}
+{{- range $server := (include "retouch.servers" . | fromYaml).servers }}
   {{- $at := printf "models[%s]" .name }}
   {{- $scaled := ne .autoscaling.kind "none" }}
   {{- if gt (len .fullname) 54 }}
@@ -49,6 +74,9 @@
   {{- with .autoscaling }}
     {{- if gt (int .minReplicas) (int .maxReplicas) }}
 {{ $at }}.autoscaling: minReplicas is above maxReplicas
+    {{- end }}
+    {{- if and (eq .kind "keda") (gt (len $server.fullname) 46) }}
+{{ $at }}.name: KEDA asks Prometheus for pods by the name {{ $server.fullname }}, which has more than 46 characters: theirs would be cut; `fullnameOverride` may be shorter
     {{- end }}
     {{- if and (eq .kind "keda") (not .prometheus) }}
 {{ $at }}.autoscaling.prometheus: KEDA needs its address
@@ -83,6 +111,9 @@ gateway.store.url: several gateways need a bucket: an image in one's folder is a
   {{- if gt (int .autoscaling.minReplicas) (int .autoscaling.maxReplicas) }}
 gateway.autoscaling: minReplicas is above maxReplicas
   {{- end }}
+  {{- if and .autoscaling.enabled (not (or (dig "requests" "cpu" "" .resources) (dig "limits" "cpu" "" .resources))) }}
+gateway.resources.requests.cpu: must be set: gateway.autoscaling is by what of it is used
+  {{- end }}
   {{- if and .store.credentialsSecret (not .store.url) }}
 gateway.store.credentialsSecret: credentials, and no bucket in gateway.store.url
   {{- end }}
@@ -90,7 +121,7 @@ gateway.store.credentialsSecret: credentials, and no bucket in gateway.store.url
 gateway.redis: url and existingSecret both say where it is
   {{- end }}
   {{- $held := int64 (.settings.maxInFlightBytes | default 1073741824) }}
-  {{- $body := int64 (.settings.maxBodyBytes | default (add (div (mul (int64 $.Values.maxImageBytes) 51) 2) 1048576)) }}
+  {{- $body := include "retouch.gateway.body" $ | int64 }}
   {{- $needed := add (mul $held 3) 268435456 }}
   {{- if lt $held $body }}
 gateway.settings.maxInFlightBytes: {{ $held }} is less than one largest body, {{ $body }} bytes: it would always be a 429
@@ -156,7 +187,7 @@ networkPolicy.gateway.egress: the gateway cannot reach Redis: give a rule
   {{- end }}
   {{- range (include "retouch.servers" $ | fromYaml).servers }}
     {{- with and .downloads .download.endpoint }}
-      {{- if and (not $.Values.networkPolicy.server.egress) (not (regexMatch "^https://[^/:]+(:443)?(/.*)?$" .)) }}
+      {{- if and (not $.Values.networkPolicy.server.egress) (not (include "retouch.is443" .)) }}
 networkPolicy.server.egress: the download cannot reach {{ . }}: give a rule
       {{- end }}
     {{- end }}
@@ -164,7 +195,7 @@ networkPolicy.server.egress: the download cannot reach {{ . }}: give a rule
   {{- if $.Values.tracing.endpoint }}
     {{- range $tier := list "gateway" "server" }}
       {{- with index $.Values.networkPolicy $tier }}
-        {{- if not (or .egress .https) }}
+        {{- if not (or .egress (and .https (include "retouch.is443" $.Values.tracing.endpoint))) }}
 networkPolicy.{{ $tier }}.egress: traces cannot reach {{ $.Values.tracing.endpoint }}: give a rule
         {{- end }}
       {{- end }}

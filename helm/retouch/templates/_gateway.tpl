@@ -25,6 +25,11 @@
 {{- join "," $targets -}}
 {{- end -}}
 
+{{/* Bytes of the largest body. */}}
+{{- define "retouch.gateway.body" -}}
+{{- .Values.gateway.settings.maxBodyBytes | default (add (div (mul (int64 .Values.maxImageBytes) 51) 2) 1048576) | int64 -}}
+{{- end -}}
+
 {{/* Whether callers from outside the cluster get to it through something of this chart's. */}}
 {{- define "retouch.gateway.exposed" -}}
 {{- if or .Values.ingress.enabled .Values.httpRoute.enabled (ne .Values.gateway.service.type "ClusterIP") }}yes{{ end -}}
@@ -45,16 +50,13 @@
 # Whoever reaches the pod may use it: those whom the NetworkPolicy lets in.
 - {name: RETOUCH_GATEWAY_ANONYMOUS, value: "true"}
 {{- end }}
-{{- with $gateway.signingKey }}
-{{- if .existingSecret }}
-- name: RETOUCH_GATEWAY_SIGNING_KEY
-  valueFrom: {secretKeyRef: {name: {{ .existingSecret }}, key: {{ .key }}}}
-{{- end }}
+{{- if $gateway.signingKey.existingSecret }}
+- {name: RETOUCH_GATEWAY_SIGNING_KEY_FILE, value: /etc/retouch/signing/signing-key}
 {{- end }}
 {{- with $gateway.redis }}
 {{- if .existingSecret }}
 - name: RETOUCH_GATEWAY_LIMITS_STORE
-  valueFrom: {secretKeyRef: {name: {{ .existingSecret }}, key: {{ .key }}}}
+  valueFrom: {secretKeyRef: {name: {{ .existingSecret | quote }}, key: {{ .key | quote }}}}
 {{- else if .url }}
 - {name: RETOUCH_GATEWAY_LIMITS_STORE, value: {{ .url | quote }}}
 {{- end }}
@@ -68,9 +70,6 @@
 {{- end }}
 {{- include "retouch.settings" (list "RETOUCH_GATEWAY" $gateway.settings) }}
 {{- include "retouch.tracing" . }}
-{{- with $gateway.extraEnv }}
-{{ toYaml . }}
-{{- end }}
 {{- end -}}
 
 {{- define "retouch.gateway.mounts" -}}
@@ -80,6 +79,9 @@
 {{- end }}
 {{- if .Values.gateway.keys.existingSecret }}
 - {name: keys, mountPath: /etc/retouch/keys, readOnly: true}
+{{- end }}
+{{- if .Values.gateway.signingKey.existingSecret }}
+- {name: signing, mountPath: /etc/retouch/signing, readOnly: true}
 {{- end }}
 {{- if .Values.tls.serverSecret }}
 - {name: tls, mountPath: /etc/retouch/tls, readOnly: true}
@@ -100,11 +102,21 @@
 {{- if .existingSecret }}
 - name: keys
   secret:
-    secretName: {{ .existingSecret }}
+    secretName: {{ .existingSecret | quote }}
     defaultMode: 0440
     # Of the Secret's keys this one alone: another may be an API key in plain.
     items:
-      - {key: {{ .key }}, path: keys.toml}
+      - {key: {{ .key | quote }}, path: keys.toml}
+{{- end }}
+{{- end }}
+{{- with .Values.gateway.signingKey }}
+{{- if .existingSecret }}
+- name: signing
+  secret:
+    secretName: {{ .existingSecret | quote }}
+    defaultMode: 0440
+    items:
+      - {key: {{ .key | quote }}, path: signing-key}
 {{- end }}
 {{- end }}
 {{- with .Values.tls.serverSecret }}
@@ -113,12 +125,12 @@
     defaultMode: 0440
     sources:
       - secret:
-          name: {{ . }}
+          name: {{ . | quote }}
           items:
             - {key: ca.crt, path: ca.crt}
       {{- with $.Values.tls.clientSecret }}
       - secret:
-          name: {{ . }}
+          name: {{ . | quote }}
           items:
             - {key: tls.crt, path: tls.crt}
             - {key: tls.key, path: tls.key}

@@ -62,8 +62,8 @@ Gives YAML, as `include` can give nothing else: (include "retouch.servers" . | f
 
 {{- define "retouch.selector" -}}
 {{- $root := index . 0 -}}
-app.kubernetes.io/name: {{ include "retouch.name" $root }}
-app.kubernetes.io/instance: {{ $root.Release.Name }}
+app.kubernetes.io/name: {{ include "retouch.name" $root | quote }}
+app.kubernetes.io/instance: {{ $root.Release.Name | quote }}
 app.kubernetes.io/component: {{ index . 1 }}
 {{- if gt (len .) 2 }}
 retouch/model: {{ index . 2 | quote }}
@@ -81,10 +81,15 @@ helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace 
 {{- end }}
 {{- end -}}
 
+{{/* The same, and others of the object's own, which win over commonLabels. Takes (others, root, component, …). */}}
+{{- define "retouch.labelsAnd" -}}
+{{- merge (deepCopy (first . | default dict)) (include "retouch.labels" (rest .) | fromYaml) | toYaml -}}
+{{- end -}}
+
 {{/* Without the chart's version: it would replace pods that need no change. Takes (root, podLabels, component, …). */}}
 {{- define "retouch.podLabels" -}}
 {{- include "retouch.selector" (concat (list (index . 0)) (slice . 2)) }}
-{{- with merge (deepCopy (index . 1)) (index . 0).Values.commonLabels }}
+{{- with merge (deepCopy (index . 1 | default dict)) ((index . 0).Values.commonLabels | default dict) }}
 {{ toYaml . }}
 {{- end }}
 {{- end -}}
@@ -105,6 +110,22 @@ helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace 
 {{- end }}
 {{- end -}}
 
+{{/* A container's variables: of two by one name, the one of extraEnv. Takes (the chart's, as text; extraEnv). */}}
+{{- define "retouch.env" -}}
+{{- $extra := index . 1 | default list -}}
+{{- $names := dict -}}
+{{- range $extra -}}
+{{- $_ := set $names .name true -}}
+{{- end -}}
+{{- $env := list -}}
+{{- range index . 0 | fromYamlArray -}}
+{{- if not (hasKey $names .name) -}}
+{{- $env = append $env . -}}
+{{- end -}}
+{{- end -}}
+{{- concat $env $extra | toYaml -}}
+{{- end -}}
+
 {{/* A quantity in bytes, 0 if there is none. */}}
 {{- define "retouch.bytes" -}}
 {{- $units := dict "" 1 "k" 1000 "M" 1000000 "G" 1000000000 "T" 1000000000000
@@ -116,6 +137,11 @@ helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace 
 {{/* The host of an address. */}}
 {{- define "retouch.host" -}}
 {{- (urlParse .).hostname -}}
+{{- end -}}
+
+{{/* Whether an address is what a policy of port 443 lets through. */}}
+{{- define "retouch.is443" -}}
+{{- if regexMatch "^https://[^/:]+(:443)?(/.*)?$" . }}yes{{ end -}}
 {{- end -}}
 
 {{/* An image. Takes (root, component). */}}

@@ -3,7 +3,7 @@
 {{/* Fields of a pod's spec. Takes (root, component). */}}
 {{- define "retouch.pod" -}}
 {{- $root := index . 0 -}}
-serviceAccountName: {{ include "retouch.serviceAccount" . }}
+serviceAccountName: {{ include "retouch.serviceAccount" . | quote }}
 automountServiceAccountToken: false
 # A Service's variables, RETOUCH_GATEWAY_PORT among them, would be taken for settings.
 enableServiceLinks: false
@@ -21,7 +21,7 @@ securityContext:
 {{- with $root.Values.image.pullSecrets }}
 imagePullSecrets:
   {{- range . }}
-  - name: {{ . }}
+  - name: {{ . | quote }}
   {{- end }}
 {{- end }}
 {{- end -}}
@@ -30,10 +30,10 @@ imagePullSecrets:
 {{- define "retouch.placement" -}}
 {{- $spec := index . 1 -}}
 {{- with $spec.priorityClassName }}
-priorityClassName: {{ . }}
+priorityClassName: {{ . | quote }}
 {{- end }}
 {{- with $spec.runtimeClassName }}
-runtimeClassName: {{ . }}
+runtimeClassName: {{ . | quote }}
 {{- end }}
 {{- with $spec.nodeSelector }}
 nodeSelector:
@@ -54,7 +54,7 @@ tolerations:
 {{- with $spec.topologySpread }}
 topologySpreadConstraints:
   {{- range . }}
-  - topologyKey: {{ .topologyKey }}
+  - topologyKey: {{ .topologyKey | quote }}
     whenUnsatisfiable: {{ .whenUnsatisfiable | default "ScheduleAnyway" }}
     maxSkew: {{ .maxSkew | default 1 }}
     labelSelector:

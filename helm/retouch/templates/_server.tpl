@@ -29,6 +29,10 @@
 # Callers are not authenticated here: the NetworkPolicy says who they are.
 - {name: RETOUCH_SERVER_ANONYMOUS, value: "true"}
 {{- end }}
+{{- if $root.Values.c2pa.existingSecret }}
+- {name: RETOUCH_SERVER_C2PA_CERT, value: /etc/retouch/c2pa/tls.crt}
+- {name: RETOUCH_SERVER_C2PA_KEY, value: /etc/retouch/c2pa/tls.key}
+{{- end }}
 {{- include "retouch.settings" (list "RETOUCH_SERVER" $server.settings) }}
 - {name: HF_HOME, value: /cache}
 - {name: HF_HUB_OFFLINE, value: "1"}
@@ -44,8 +48,24 @@
   valueFrom: {resourceFieldRef: {resource: {{ first . }}}}
 {{- end }}
 {{- include "retouch.tracing" $root }}
-{{- with $server.extraEnv }}
-{{ toYaml . }}
+{{- end -}}
+
+{{/* Of the init container. Takes the server. */}}
+{{- define "retouch.download.env" -}}
+- {name: HF_HOME, value: /cache}
+- {name: RETOUCH_SERVER_MODELS, value: /etc/retouch/catalog/models.yaml}
+# Bars and notes are for a terminal.
+- {name: HF_HUB_DISABLE_PROGRESS_BARS, value: "1"}
+- {name: HF_HUB_DISABLE_TELEMETRY, value: "1"}
+- {name: TRANSFORMERS_VERBOSITY, value: error}
+{{- with .download.endpoint }}
+- {name: HF_ENDPOINT, value: {{ . | quote }}}
+{{- end }}
+{{- with .download }}
+{{- if .tokenSecret }}
+- name: HF_TOKEN
+  valueFrom: {secretKeyRef: {name: {{ .tokenSecret | quote }}, key: {{ .tokenKey | quote }}}}
+{{- end }}
 {{- end }}
 {{- end -}}
 
@@ -77,9 +97,13 @@ livenessProbe:
   failureThreshold: 6
 {{- end -}}
 
-{{/* Takes the server. */}}
+{{/* Takes the server. What it downloads onto the node's disk is asked for, or it would be evicted from a small one. */}}
 {{- define "retouch.server.resources" -}}
 {{- $resources := deepCopy .resources -}}
+{{- if and .downloads (not .claim) -}}
+{{- $requests := merge (deepCopy ($resources.requests | default dict)) (dict "ephemeral-storage" .cache.size) -}}
+{{- $_ := set $resources "requests" $requests -}}
+{{- end -}}
 {{- if .gpus -}}
 {{- $limits := merge (dict .gpuResource .gpus) ($resources.limits | default dict) -}}
 {{- $_ := set $resources "limits" $limits -}}
@@ -93,7 +117,7 @@ livenessProbe:
 {{- $server := index . 1 -}}
 - name: cache
   {{- if $server.claim }}
-  persistentVolumeClaim: {claimName: {{ $server.claim }}, readOnly: {{ $server.cache.readOnly }}}
+  persistentVolumeClaim: {claimName: {{ $server.claim | quote }}, readOnly: {{ $server.cache.readOnly | default false }}}
   {{- else }}
   emptyDir: {sizeLimit: {{ $server.cache.size }}}
   {{- end }}
@@ -109,16 +133,25 @@ livenessProbe:
     defaultMode: 0440
     sources:
       - secret:
-          name: {{ . }}
+          name: {{ . | quote }}
           items:
             - {key: tls.crt, path: tls.crt}
             - {key: tls.key, path: tls.key}
       {{- with $root.Values.tls.clientSecret }}
       - secret:
-          name: {{ . }}
+          name: {{ . | quote }}
           items:
             - {key: ca.crt, path: client-ca.crt}
       {{- end }}
+{{- end }}
+{{- with $root.Values.c2pa.existingSecret }}
+- name: c2pa
+  secret:
+    secretName: {{ . | quote }}
+    defaultMode: 0440
+    items:
+      - {key: tls.crt, path: tls.crt}
+      - {key: tls.key, path: tls.key}
 {{- end }}
 {{- with $server.extraVolumes }}
 {{ toYaml . }}
