@@ -82,3 +82,18 @@ def test_links_to_sections_lead_somewhere(path: str) -> None:
     for file, anchor in re.findall(r"\]\(([^)#\s:]*)#([^)\s]+)\)", page.read_text()):
         target = page.parent / file if file else page
         assert anchor in anchors(target), f"{file}#{anchor}"
+
+
+@pytest.mark.parametrize("path", ["SECURITY.md", "docs/reliability.md"])
+def test_every_test_that_is_said_to_hold_a_promise_exists(path: str) -> None:
+    """`tests/x.py::test_y`; `::test_z` behind it is of the same file, in the next rows of a table too."""
+    missing, here = [], ""
+    said = re.findall(r"(tests/[\w/.]*\w)?(?:::(test_\w+))?", (ROOT / path).read_text())
+    for file, name in filter(any, said):
+        here = file or here
+        if not (ROOT / here).exists():
+            missing.append(here)
+        elif name and f"def {name}(" not in (ROOT / here).read_text():
+            missing.append(f"{here}::{name}")
+    assert any(file for file, _ in said)
+    assert missing == []

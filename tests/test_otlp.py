@@ -97,6 +97,7 @@ def test_it_is_on_when_the_variables_ask(
         ({"OTEL_EXPORTER_OTLP_TIMEOUT": "soon", ENDPOINT: NOWHERE}, "does not take its variables"),
         ({"OTEL_EXPORTER_OTLP_COMPRESSION": "rar", ENDPOINT: NOWHERE}, "OTLP_COMPRESSION"),
         ({"OTEL_BSP_MAX_QUEUE_SIZE": "-1", ENDPOINT: NOWHERE}, "max_queue_size"),
+        ({ENDPOINT: "http://user:my-secret@127.0.0.1:1"}, "has no user"),
     ],
 )
 def test_what_makes_no_sense_is_warned_of_and_traces_nothing(
@@ -111,6 +112,7 @@ def test_what_makes_no_sense_is_warned_of_and_traces_nothing(
     assert otlp.connect("a-service") is None
     (warning,) = [each.getMessage() for each in caplog.records if each.name == otlp.__name__]
     assert warning.startswith("no traces: ")
+    assert "my-secret" not in warning
     assert words in warning
 
 
