@@ -122,9 +122,9 @@ def test_pipes_in_a_shell(folder: Path, variables: dict[str, str]) -> None:
 
 def test_the_documents_examples(folder: Path, variables: dict[str, str]) -> None:
     blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "docs/cli.md").read_text(), re.DOTALL)
-    assert len(blocks) == 1
+    assert len(blocks) == 2
     shutil.copy(folder / "photo.png", folder / "photo.jpg")  # told by content
-    words = ["bash", "-euc", blocks[0]]
+    words = ["bash", "-euc", "\n".join(blocks)]
     subprocess.run(words, cwd=folder, env=variables, check=True, timeout=SECONDS)
     made = sorted(path.name for path in folder.iterdir() if not path.name.startswith("photo."))
     assert [name for name in made if not name.startswith("sunset-")] == [
