@@ -200,8 +200,13 @@ def test_what_clients_make_of_it(stack: Stack, tmp_path: Path) -> None:
 def test_the_log_has_the_category_and_not_the_prompt(stack: Stack) -> None:
     refused(stack.edit({"x-request-id": "who-1"}, prompt="My watermark secret"), WATERMARK)
     log = OUTPUT / "moderated-retouch-server.log"
-    wait_for(lambda: "who-1" in log.read_text(), 30, "the call's line in the log")
-    (line,) = [json.loads(line) for line in log.read_text().splitlines() if "who-1" in line]
+
+    def lines() -> list[str]:
+        whole = log.read_text().rpartition("\n")[0]  # what follows is being written
+        return [line for line in whole.splitlines() if "who-1" in line]
+
+    wait_for(lambda: bool(lines()), 30, "the call's line in the log")
+    line = json.loads(*lines())
     told = {"blocked": "before", "check": "house_rules:Words", "category": "watermark"}
     assert line.items() >= told.items()
     assert "secret" not in log.read_text()

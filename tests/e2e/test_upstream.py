@@ -57,7 +57,8 @@ class Process:
 
     def lines(self, message: str) -> list[dict[str, Any]]:
         """Its log's lines with that message; each line must be JSON."""
-        read = [json.loads(line) for line in self.log.read_text().splitlines()]
+        whole = self.log.read_text().rpartition("\n")[0]  # what follows is being written
+        read = [json.loads(line) for line in whole.splitlines()]
         return [line for line in read if line["message"] == message]
 
     def end(self) -> None:
