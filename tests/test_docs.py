@@ -90,6 +90,8 @@ def test_every_test_that_is_said_to_hold_a_promise_exists(path: str) -> None:
     missing, here = [], ""
     said = re.findall(r"(tests/[\w/.]*\w)?(?:::(test_\w+))?", (ROOT / path).read_text())
     for file, name in filter(any, said):
+        if file.startswith("tests/output"):  # what a run leaves
+            continue
         here = file or here
         if not (ROOT / here).exists():
             missing.append(here)

@@ -166,9 +166,9 @@ async def test_a_checkpoints_own_checker_lets_others_pass(
     stub: Any, server: Server, change: Growth, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In one batch with what it refuses."""
-    pipe = server._service.served["flagged"].model.pipelines[
-        "StableDiffusionInstructPix2PixPipeline"
-    ]
+    served = server._service.served["flagged"]
+    await until(lambda: not served.engine.running)  # another test's, refused while it was decoded
+    pipe = served.model.pipelines["StableDiffusionInstructPix2PixPipeline"]
     means: list[float] = []
     threshold = 99.0
 
