@@ -10,6 +10,7 @@ import math
 import os
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from retouch_gateway import watched as watching
 from retouch_gateway.errors import KeyExpired, Unauthorized
 from retouch_gateway.keys import ANONYMOUS, Keys, KeysError
 from retouch_gateway.metrics import Metrics
+from tests.gateway import several
 from tests.gateway.conftest import StartGateway, error_of
 
 
@@ -299,10 +301,7 @@ def outdated(metrics: Metrics) -> float | None:
     return metrics.registry.get_sample_value("retouch_gateway_file_outdated", {"file": "keys"})
 
 
-async def until(true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not true():  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+until = partial(several.until, seconds=5)
 
 
 @pytest.fixture(autouse=True)

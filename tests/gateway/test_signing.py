@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,6 +11,7 @@ from retouch_gateway.metrics import Metrics
 from retouch_gateway.settings import SettingsError, load
 from retouch_gateway.signing import SigningKeys
 from tests.gateway.conftest import Live, StartGateway, b64, error_of, picture
+from tests.gateway.several import until
 
 PICTURE = b64(picture())
 OLD, NEW = "old-key-0123456789abcdef", "new-key-0123456789abcdef"
@@ -71,12 +70,6 @@ def test_the_variable_or_the_file(file: Path) -> None:
     assert load(["--signing-key-file", str(file)]).signing_keys == []
 
 
-async def until(true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not true():  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
-
-
 def write(file: Path, *keys: str) -> None:
     """All at once."""
     part = file.with_suffix(".part")
@@ -89,7 +82,7 @@ async def becomes(gateway: Live, file: Path, *keys: str) -> None:
     before = gateway.value("file_reloads_total", file="signing_key", result="ok")
     write(file, *keys)
     await until(
-        lambda: gateway.value("file_reloads_total", file="signing_key", result="ok") > before
+        lambda: gateway.value("file_reloads_total", file="signing_key", result="ok") > before, 10
     )
 
 
@@ -146,7 +139,7 @@ async def test_a_mistake_leaves_the_keys_as_they_were(
     gateway = await start(signing_key_file=file)
     url = (await gateway.edit()).json()["data"][0]["url"]
     write(file, NEW, "my-short-one")
-    await until(lambda: gateway.value("file_outdated", file="signing_key") == 1)
+    await until(lambda: gateway.value("file_outdated", file="signing_key") == 1, 10)
     assert gateway.value("file_reloads_total", file="signing_key", result="failed") == 1
     assert (await gateway.client.get(url)).status_code == 200
     assert (await gateway.client.get((await gateway.edit()).json()["data"][0]["url"])).is_success

@@ -24,6 +24,7 @@ from retouch_gateway.metrics import Metrics
 from retouch_gateway.settings import Settings, SettingsError
 from tests.certificates import Authority, Pair
 from tests.gateway.conftest import SERVICE, Echo, StartGateway, error_of
+from tests.gateway.several import until
 
 
 @pytest.fixture
@@ -239,12 +240,6 @@ def test_files_that_are_none_are_told_at_the_start(ca: Authority, wrong: str) ->
         credentials(settings)
 
 
-async def until(true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
-        while not true():  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
-
-
 async def test_new_files_are_used_once_servers_take_them_and_edits_under_way_end_as_they_began(
     start: StartGateway,
     ca: Authority,
@@ -273,11 +268,11 @@ async def test_new_files_are_used_once_servers_take_them_and_edits_under_way_end
     await echo.started.wait()
     echo.delay = 0
     becomes(other.issue("stranger"))
-    await until(lambda: "no connection by the new files yet" in caplog.text)
+    await until(lambda: "no connection by the new files yet" in caplog.text, 30)
     assert gateway.value("file_outdated", file="upstream_tls") == 1
     assert (await gateway.edit()).status_code == 200  # by the old ones
     becomes(ca.issue("next", days=5))
-    await until(lambda: gateway.value("file_outdated", file="upstream_tls") == 0)
+    await until(lambda: gateway.value("file_outdated", file="upstream_tls") == 0, 30)
     after = gateway.value("certificate_expiry_timestamp_seconds", file="upstream_cert")
     assert after > expiry + 3 * 86400
     assert (await gateway.edit()).status_code == 200

@@ -21,7 +21,8 @@ from typing import Any
 import httpx
 
 from tests.e2e.pictures import b64, padded, photo, png
-from tests.monitoring.stack import KEYS, TTL_SECONDS, Stack, keys_of, running, secret
+from tests.keys import keys_of, secret
+from tests.monitoring.stack import KEYS, TTL_SECONDS, Stack, running
 
 EDITS = "/v1/images/edits"
 SMALL, LARGE = b64(png(photo(128, 128))), b64(png(photo(192, 192)))

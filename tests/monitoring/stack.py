@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -16,6 +15,7 @@ import yaml
 from bench.local import free_port
 from tests.certificates import Authority
 from tests.e2e.conftest import BIN, environment, free_ports
+from tests.keys import keys_of, secret
 from tests.run_up import wait_for
 from tests.signing import Studio
 
@@ -66,19 +66,6 @@ class Stack:
 
     def alive(self) -> bool:
         return all(each.poll() is None for each in self.processes)
-
-
-def secret(caller: str) -> str:
-    return f"rt_key-of-{caller}-for-tests-alone"
-
-
-def keys_of(callers: Mapping[str, str]) -> str:
-    """The file of keys of these callers, with more lines of each."""
-    entries = []
-    for caller, more in callers.items():
-        digest = hashlib.sha256(secret(caller).encode()).hexdigest()
-        entries.append(f'[[keys]]\nid = "{caller}"\nhash = "sha256:{digest}"\n{more}\n')
-    return "\n".join(entries)
 
 
 @contextlib.contextmanager

@@ -15,8 +15,9 @@ from PIL import Image
 
 from retouch.v1 import image_edit_pb2_grpc as rpc
 from tests.e2e.pictures import b64, left_half, photo, png
+from tests.keys import secret
 from tests.soak.ledger import Ledger
-from tests.soak.tiers import Stack, Tier, secret
+from tests.soak.tiers import Stack, Tier
 
 T = TypeVar("T")
 

@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from random import Random
 
 from retouch_gateway.limits import REDIS_AT_ONCE
+from tests.keys import keys_of
 from tests.soak import direct, rest, trouble, watch
 from tests.soak.accounts import Accounts, Books, mistakes
 from tests.soak.caller import Caller, opened
 from tests.soak.ledger import Ledger
-from tests.soak.tiers import GUEST, KEYS, Stack, keys_of
+from tests.soak.tiers import GUEST, KEYS, Stack
 from tests.soak.watch import Peaks, Point
 
 CALLERS = 6

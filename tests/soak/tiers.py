@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import random
 import signal
@@ -20,6 +19,7 @@ import psutil
 import yaml
 
 from tests.e2e.conftest import environment, tool
+from tests.keys import keys_of
 from tests.run_up import wait_for
 
 ROOT = Path(__file__).parents[2]
@@ -53,19 +53,6 @@ KEYS = {
     "old": "expires = 2020-01-01T00:00:00Z",
 }
 GUEST = {"guest": "concurrency = 3"}
-
-
-def secret(caller: str) -> str:
-    return f"rt_key-of-{caller}-for-tests-alone"
-
-
-def keys_of(callers: Mapping[str, str]) -> str:
-    """The file of keys of these callers, with more lines of each."""
-    entries = []
-    for caller, more in callers.items():
-        digest = hashlib.sha256(secret(caller).encode()).hexdigest()
-        entries.append(f'[[keys]]\nid = "{caller}"\nhash = "sha256:{digest}"\n{more}\n')
-    return "\n".join(entries)
 
 
 @dataclass

@@ -10,10 +10,11 @@ from functools import partial
 from typing import Any
 
 from tests.e2e.pictures import animated, b64, photo, png
+from tests.keys import secret
 from tests.soak.caller import BUSY, EDITS, MODELS, PICTURES, Caller
 from tests.soak.checks import AFTER, BEFORE
 from tests.soak.ledger import OTHER
-from tests.soak.tiers import BODIES_BYTES, BODY_SECONDS, IMAGE_BYTES, Tier, secret
+from tests.soak.tiers import BODIES_BYTES, BODY_SECONDS, IMAGE_BYTES, Tier
 
 PICTURE = b64(PICTURES[0])
 # What is wrong with an edit, and what it is answered.
