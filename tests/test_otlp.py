@@ -201,7 +201,7 @@ def test_a_collector_that_answers_nothing_holds_nobody_up(
         assert time.monotonic() - started < 5  # an export takes ten seconds to give up
         started = time.monotonic()
         connected.close()
-        assert otlp.CLOSE_SECONDS <= time.monotonic() - started < otlp.CLOSE_SECONDS + 1.5
+        assert otlp.CLOSE_SECONDS <= time.monotonic() - started < otlp.CLOSE_SECONDS + 5  # not ten
         for thread in threading.enumerate():  # what it says when it gives up is part of this
             if thread.name.startswith("OtelBatch"):
                 thread.join(15)
