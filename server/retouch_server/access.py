@@ -28,9 +28,14 @@ _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}"
 
 @dataclass
 class Call:
-    """A call under way. `job`: what it became, once it is accepted. `bytes_in`, `bytes_out`: of its messages."""
+    """A call under way. `job`: what it became, once it is accepted. `bytes_in`, `bytes_out`: of its messages.
+
+    `request_id`: "" where none came with it. `model`: the id of the one it is for, once that is known to be served.
+    """
 
     span: Span
+    request_id: str = ""
+    model: str = ""
     job: Job | None = None
     bytes_in: int = 0
     bytes_out: int = 0
@@ -39,11 +44,11 @@ class Call:
     def what(self) -> dict[str, str | int]:
         """Sizes and counts, nothing that the caller wrote or sent."""
         if not self.job:
-            return {}
+            return {"model": self.model} if self.model else {}
         first = self.job.inputs[0]
         width, height = (first.region.base if first.region else first.image).size
         return {
-            "model": self.job.served.model.entry.id,
+            "model": self.model,
             "inputs": 1 + len(first.references),
             "images": len(self.job.edits),
             "size": f"{width}x{height}",
@@ -86,7 +91,8 @@ class Access:
     async def answering(self, method: str, context: Context) -> AsyncIterator[Call]:
         """Answer a call's errors with their status and details; count, log and trace the call, however it ends."""
         sent, started = _sent(context), time.monotonic()
-        call = Call(self._tracing.call(method, dict(context.invocation_metadata() or ())))
+        span = self._tracing.call(method, dict(context.invocation_metadata() or ()))
+        call = Call(span, sent.get("request_id", ""))
         if trace_id := call.span.trace_id:
             sent["trace_id"] = trace_id
         code, told = grpc.StatusCode.OK, dict[str, str]()

@@ -17,7 +17,7 @@ from retouch.v1 import image_edit_pb2 as pb
 from retouch.v1.image_edit_pb2_grpc import ImageEditServicer
 
 from . import images, replies, validation
-from .access import Access, Context, late
+from .access import Access, Call, Context, late
 from .admission import Decoding
 from .engine import edit as engine_edit
 from .engine.edit import DeadlinePassed, EngineStopped, QueueFull
@@ -36,7 +36,7 @@ from .models import Flagged, Inputs
 from .previews import Previewer
 from .provenance import Provenance
 from .streaming import Events
-from .tracing import OFF, Span, Tracing
+from .tracing import OFF, Tracing
 from .validation import Plan
 
 log = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ class ImageEdit(ImageEditServicer):
     async def Edit(self, request: pb.EditRequest, context: Context) -> pb.EditResponse:
         async with self.access.answering("Edit", context) as call:
             call.bytes_in = request.ByteSize()
-            with await self._accept(request, context, call.span) as job:
+            with await self._accept(request, context, call) as job:
                 call.job = job
                 # From here a retry would do the work twice: the first metadata ends gRPC's own, and tells the caller.
                 await context.send_initial_metadata(((ACCEPTED, "1"),))
@@ -82,7 +82,7 @@ class ImageEdit(ImageEditServicer):
         async with self.access.answering("StreamEdit", context) as call:
             call.bytes_in = request.ByteSize()
             events = Events()
-            with await self._accept(request, context, call.span, events) as job:
+            with await self._accept(request, context, call, events) as job:
                 call.job = job
                 finish = asyncio.create_task(self._finish(job, context))
                 try:
@@ -108,7 +108,7 @@ class ImageEdit(ImageEditServicer):
         self,
         request: pb.EditRequest,
         context: Context,
-        span: Span,
+        call: Call,
         events: Events | None = None,
     ) -> Job:
         """Check a request and hand its edits to the engine, all or none. Raises RequestError.
@@ -116,20 +116,21 @@ class ImageEdit(ImageEditServicer):
         `events` are told how the edits come along.
         """
         served = self._find(request.model)
+        call.model = served.model.entry.id
         plan = validation.plan(request, served.model, streamed=events is not None)
         try:
             with served.place(len(plan.seeds)):
-                with span.part("prepare"):
+                with call.span.part("prepare"):
                     pixels = await self._in_pool(validation.pixels, request, self._limits)
                     given = (request, plan, served.model, self._limits)
                     inputs = await self._decoding.run(pixels, validation.prepare, *given)
                 parent = None
                 if self._provenance.signs:
                     parent = await self._in_pool(self._provenance.parent, request)
-                job = await self._submit(plan, inputs, served, context, span, events)
+                job = await self._submit(plan, inputs, served, context, call, events)
                 return replace(job, parent=parent)
         except QueueFull as full:  # of `place`, which leaves `submit` the room that it holds
-            self._metrics.edits.labels(served.model.entry.id, "rejected").inc(len(plan.seeds))
+            self._metrics.edits.labels(call.model, "rejected").inc(len(plan.seeds))
             raise Busy(full.retry_after) from None
 
     async def _submit(
@@ -138,22 +139,25 @@ class ImageEdit(ImageEditServicer):
         inputs: Sequence[Inputs],
         served: Served,
         context: Context,
-        span: Span,
+        call: Call,
         events: Events | None,
     ) -> Job:
         """Hand over edits that are accepted: from here on each of them has an outcome."""
         model = served.model
         self._metrics.accepted.labels(model.entry.id).inc(len(inputs))
         try:
-            await served.moderator.before(inputs[0], span)
+            await served.moderator.before(inputs[0], call.span)
             remaining = context.time_remaining()
             deadline = None if remaining is None else time.monotonic() + remaining
             edits = [
-                engine_edit.Edit(model.run(each), deadline, total=each.steps) for each in inputs
+                engine_edit.Edit(
+                    model.run(each), deadline, total=each.steps, request_id=call.request_id
+                )
+                for each in inputs
             ]
             if events:
                 self._follow(events, served, plan, inputs, edits)
-            span.watch(edits, model.entry.id)
+            call.span.watch(edits, model.entry.id)
             ahead = served.engine.submit(edits)
         except BaseException as error:
             outcome = _outcome(error, context.time_remaining())
@@ -161,7 +165,7 @@ class ImageEdit(ImageEditServicer):
             if isinstance(error, EngineStopped):
                 raise NotServing(str(error)) from None
             raise
-        return Job(served, plan, inputs, edits, ahead, span, self._ended)
+        return Job(served, plan, inputs, edits, ahead, call.span, self._ended)
 
     def _follow(
         self,

@@ -18,7 +18,7 @@ from retouch_server.server import Server
 from retouch_server.settings import Settings
 from tests.certificates import Authority
 from tests.server.conftest import Folder
-from tests.server.test_service import edit
+from tests.server.test_service import broken, edit
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -136,11 +136,27 @@ async def test_a_refusal_is_one_line_without_what_was_sent(
     faulty, unknown = await logged(caplog, 2)
     assert (faulty["code"], unknown["code"]) == ("INVALID_ARGUMENT", "NOT_FOUND")
     assert (faulty["error"], unknown["error"]) == ("InvalidRequest", "UnknownModel")
+    assert faulty["model"] == "instruct"
+    assert "model" not in unknown  # that is the caller's own word
     for line in (faulty, unknown):
-        assert not {"request_id", "trace_id", "model"} & line.keys()
+        assert not {"request_id", "trace_id"} & line.keys()
     ours = [vars(each) for each in caplog.records if each.name.startswith("retouch")]
     assert "secret" not in json.dumps(ours, default=str)
     assert "sane" not in json.dumps(ours, default=str)
+
+
+async def test_an_edit_that_fails_is_told_of_with_its_request_s_id(
+    stub: Any, server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    denoiser = type(server._service.served["instruct"].model.denoiser)
+    monkeypatch.setattr(denoiser, "forward", broken)
+    with pytest.raises(grpc.aio.AioRpcError):
+        await stub.Edit(edit(), metadata=IDS)
+    (line,) = await logged(caplog)
+    (failed,) = (vars(each) for each in caplog.records if each.message == "an edit failed")
+    assert failed["request_id"] == line["request_id"] == "mine-1"
+    caplog.clear()  # of the traceback, which holds the model
 
 
 async def test_a_caller_that_leaves_is_one_line(

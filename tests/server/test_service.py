@@ -441,7 +441,7 @@ async def test_a_model_that_fails_is_internal_and_tells_nothing(
     stub: Any, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = server._service.served["instruct"].model
-    monkeypatch.setattr(type(model.denoiser), "forward", _broken)
+    monkeypatch.setattr(type(model.denoiser), "forward", broken)
     with pytest.raises(grpc.aio.AioRpcError) as failure:
         await stub.Edit(edit())
     assert failure.value.code() is grpc.StatusCode.INTERNAL
@@ -450,7 +450,7 @@ async def test_a_model_that_fails_is_internal_and_tells_nothing(
     assert await stub.Edit(edit())
 
 
-def _broken(self: Any, *args: Any, **kwargs: Any) -> Any:
+def broken(self: Any, *args: Any, **kwargs: Any) -> Any:
     raise RuntimeError("secret")
 
 

@@ -48,7 +48,7 @@ class Edit:
     estimate until the first is done. `reused`: forwards that its own last answers stood in for. `previews`: how many
     times, spread over its steps, `on_preview` gets the latents as they would be without their noise (float32, CPU).
     `latents`: the last of these, as the model has them. `denoised_at`: the end of the last step so far. `trace`: what
-    is remembered of it for its caller's trace; None: nothing is.
+    is remembered of it for its caller's trace; None: nothing is. `request_id`: for the log, "" = none.
     """
 
     run: Run
@@ -67,6 +67,7 @@ class Edit:
     reused: int = 0
     latents: Tensor | None = None
     trace: Trace | None = None
+    request_id: str = ""
 
     @property
     def unwanted(self) -> BaseException | None:

@@ -85,8 +85,7 @@ class Engine:
         self.encodings = Encodings(cache_bytes)
         self._queue: deque[Edit] = deque()
         self._running: list[Coroutine] = []
-        self._edit_seconds = 1.0
-        self._resumed = 0
+        self._edit_seconds, self._resumed = 1.0, 0
         self._stopping = self._given_up = False
         self._changed = Condition()
         self.thread = Thread(target=self._main, name=name, daemon=True)
@@ -227,7 +226,8 @@ class Engine:
             if is_lost(error):
                 raise
             if isinstance(error, Exception) and not isinstance(error, Declined):
-                log.warning("an edit failed", exc_info=True)
+                whose = {"request_id": coroutine.edit.request_id}
+                log.warning("an edit failed", exc_info=True, extra=whose)
                 if error is not answer:  # else it is its forward's, and told already
                     self._failed(error)
             # A traceback holds its frames, this one and their tensors included: a cycle that only the garbage
