@@ -7,6 +7,7 @@ from .panels import Panel, Query, Row
 from .queries import Source
 
 gateway = Source("retouch_gateway_", 'namespace=~"$namespace"')
+servers = Source("retouch_server_", 'namespace=~"$namespace"')
 models = Source("retouch_server_", 'namespace=~"$namespace",model=~"$model"')
 POSTED = 'route="/v1/images/edits",method="POST"'
 REASONS = {
@@ -49,9 +50,13 @@ REFUSED = Row(
         Panel(
             "Asked to wait, by whom",
             "Edits per second that were refused for being too many: queue full at the servers, over a caller's rate or "
-            "number at once, or too many bytes under way. Only the first and the last call for more machines.",
+            "number at once, or too much under way at a server or a gateway. All but the second and third call for "
+            "more machines.",
             (
                 Query(models.rate("edits_total", 'outcome="rejected"'), "queue full"),
+                Query(
+                    servers.rate("refused_calls_total", 'bound!="queue"'), "no room at a server"
+                ),
                 Query(gateway.rate("limited_total", 'limit="rate"'), "over the rate"),
                 Query(gateway.rate("limited_total", 'limit="concurrency"'), "too many at once"),
                 Query(

@@ -8,18 +8,22 @@ import re
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import grpc
 
-from .errors import RequestError
+from .errors import Busy, RequestError
 from .jobs import Job
 from .metrics import Metrics
 from .tracing import OFF, Span, Tracing
 
 log = logging.getLogger(__name__)
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+
+arrived: ContextVar[float | None] = ContextVar("arrived", default=None)
+"""When the call that a task is for came, by `time.monotonic()`: before its message, where that was waited for."""
 
 # Callers are not always our gateway: what goes into the log is looked at here as well.
 _SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -90,7 +94,7 @@ class Access:
     @asynccontextmanager
     async def answering(self, method: str, context: Context) -> AsyncIterator[Call]:
         """Answer a call's errors with their status and details; count, log and trace the call, however it ends."""
-        sent, started = _sent(context), time.monotonic()
+        sent, started = _sent(context), arrived.get() or time.monotonic()
         span = self._tracing.call(method, dict(context.invocation_metadata() or ()))
         call = Call(span, sent.get("request_id", ""))
         if trace_id := call.span.trace_id:
@@ -102,6 +106,8 @@ class Access:
             yield call
         except RequestError as error:
             code, told = error.status, {"error": type(error).__name__, **error.logged}
+            if isinstance(error, Busy):
+                self._metrics.refused_calls.labels(error.bound).inc()
             await context.abort_with_status(error.to_status())
         except (asyncio.CancelledError, GeneratorExit):
             passed = late(context.time_remaining())

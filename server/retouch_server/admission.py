@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+import time
+from collections import Counter, deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import Executor, Future
-from contextlib import aclosing, suppress
+from contextlib import aclosing, asynccontextmanager, suppress
 from functools import partial
 from typing import Any, Protocol, TypeAlias, TypeVar
 
@@ -15,7 +16,7 @@ from google.protobuf.message import DecodeError
 
 from retouch.v1 import image_edit_pb2 as pb
 
-from .access import Access, Context
+from .access import Access, Context, arrived
 from .errors import Busy, InvalidRequest, OutOfTime, Violation
 from .jobs import Served
 
@@ -42,7 +43,7 @@ class Door(grpc.aio.ServerInterceptor):
 
     on_refused: called with the model that a call would have been for, where that can be no other.
     max_bytes: of the messages of all calls under way, most: from when one is there until its call is answered.
-    receiving: messages that are being received at once, most. The others wait where they are.
+    receiving: messages that are being received at once, most, each caller's by `Fair`. The others wait where they are.
     calls, bytes: of those under way.
 
     grpc.aio hands a call over when its whole message is there. To be asked before that, each is taken as a stream, of
@@ -58,7 +59,7 @@ class Door(grpc.aio.ServerInterceptor):
     ) -> None:
         self.calls = self.bytes = 0
         self._service, self._on_refused, self._max_bytes = service, on_refused, max_bytes
-        self._receiving = asyncio.Semaphore(receiving)
+        self._receiving = Fair(receiving)
 
     async def intercept_service(
         self, continuation: Find, handler_call_details: grpc.HandlerCallDetails
@@ -98,10 +99,11 @@ class Door(grpc.aio.ServerInterceptor):
         """A call's request. What fails here is answered, counted and logged like what fails later."""
         try:
             self._look()
-            async with self._receiving:
+            async with self._receiving.place(context.peer()):
+                self._look()  # it may have waited
                 message = await _receive(messages)
             if self.bytes + len(message) > self._max_bytes:
-                raise Busy(self._soon)
+                raise Busy(self._soon, "bytes")
             stay.hold(len(message))
             return pb.EditRequest.FromString(message)
         except DecodeError:
@@ -123,12 +125,48 @@ class Door(grpc.aio.ServerInterceptor):
                 raise Busy(self._soon)
         engines = [served.engine for served in models.values()]
         if self.calls > MARGIN + sum(each.slots + each.queue_size for each in engines):
-            raise Busy(self._soon)
+            raise Busy(self._soon, "calls")
 
     @property
     def _soon(self) -> float:
         served = self._service.served.values()
         return min((each.engine.retry_after for each in served), default=1.0)
+
+
+class Fair:
+    """Places of which nobody takes more than are free then: half of them, the next caller half of the rest, and so on.
+
+    So one who keeps all that it can get, a gateway that is lost in the middle of its requests, stops nobody else.
+    (Switches share their buffers so: Choudhury and Hahne, "Dynamic queue length thresholds".)
+    """
+
+    def __init__(self, places: int) -> None:
+        self.free = places
+        self._held = Counter[str]()
+        self._waiting: list[asyncio.Future[None]] = []
+
+    @asynccontextmanager
+    async def place(self, caller: str) -> AsyncIterator[None]:
+        """Hold one, once there is one for `caller`."""
+        while self._held[caller] >= self.free:
+            self._waiting.append(asyncio.get_running_loop().create_future())
+            await self._waiting[-1]
+        self.free -= 1
+        self._held[caller] += 1
+        try:
+            yield
+        finally:
+            self._give_back(caller)
+
+    def _give_back(self, caller: str) -> None:
+        self.free += 1
+        self._held[caller] -= 1
+        if not self._held[caller]:
+            del self._held[caller]
+        for waiting in self._waiting:  # each looks again, in this order
+            if not waiting.done():
+                waiting.set_result(None)
+        self._waiting.clear()
 
 
 class _Stay:
@@ -142,6 +180,7 @@ class _Stay:
         self._door.bytes += size
 
     def __enter__(self) -> _Stay:
+        arrived.set(time.monotonic())
         self._door.calls += 1
         return self
 

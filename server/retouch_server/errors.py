@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import grpc
 from google.protobuf import any_pb2
@@ -96,14 +96,24 @@ class Blocked(RequestError):
         self.logged = {"blocked": stage, "check": check, "category": refusal.category}
 
 
+Bound = Literal["queue", "calls", "bytes"]
+_FULL: Mapping[Bound, str] = {
+    "queue": "the queue is full",
+    "calls": "too many calls are under way",
+    "bytes": "the requests under way have too many bytes together",
+}
+
+
 class Busy(RequestError):
-    """The queue is full; come again in `retry_after` seconds."""
+    """One of the server's bounds is reached; come again in `retry_after` seconds."""
 
     status = grpc.StatusCode.RESOURCE_EXHAUSTED
 
-    def __init__(self, retry_after: float) -> None:
+    def __init__(self, retry_after: float, bound: Bound = "queue") -> None:
         delay = Duration(seconds=math.ceil(retry_after))
-        super().__init__("the queue is full, try again later", RetryInfo(retry_delay=delay))
+        super().__init__(f"{_FULL[bound]}, try again later", RetryInfo(retry_delay=delay))
+        self.bound = bound
+        self.logged = {"bound": bound}
 
 
 class NotServing(RequestError):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
 import sys
 import threading
 import traceback
@@ -90,9 +89,9 @@ def _words(error: BaseException) -> str:
     if isinstance(error, OSError):
         return error.strerror or ""
     frames = list(traceback.walk_tb(error.__traceback__))
-    inside = frames and f"{os.sep}torch{os.sep}" in frames[-1][0].f_code.co_filename
-    ours = type(error).__module__.partition(".")[0] == "torch"
-    return str(error) if inside or ours else ""
+    theirs = frames[-1][0].f_globals.get("__name__", "") if frames else ""
+    either = {theirs.partition(".")[0], type(error).__module__.partition(".")[0]}
+    return str(error) if "torch" in either else ""
 
 
 class _Json(_Wordless, JsonFormatter):

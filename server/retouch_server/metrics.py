@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import product
+from typing import get_args
 
 import grpc
 import torch
@@ -15,6 +16,7 @@ from prometheus_client.process_collector import ProcessCollector
 from .engine.edit import Edit
 from .engine.engine import Engine
 from .engine.forward import NotANumber
+from .errors import Bound
 from .memory import is_exhaustion
 from .models import Model
 from .moderation import OUTCOMES, STAGES, Outcome, Stage
@@ -41,6 +43,11 @@ class Metrics:
         )
         self.tasks = self._gauge("tasks", "Tasks of the event loop.", ())
         self.calls = self._gauge("calls", "Calls for edits under way.", ())
+        self.refused_calls = self._counter(
+            "refused_calls",
+            "Calls refused for a bound of the server: its queues, its calls under way, or the bytes of their requests.",
+            ("bound",),
+        )
         self.message_bytes = self._gauge("message_bytes", "Bytes of their requests.", ())
         self.requests = self._counter(
             "requests", "Calls answered, by method and gRPC status.", ("method", "code")
@@ -112,7 +119,6 @@ class Metrics:
             "Times that memory ran out in an edit, what it made was no number, or the accelerator failed.",
             ("model", "kind"),
         )
-
         self.stalled = self._gauge(
             "stalled_seconds", "Time for which an engine has done nothing while it has work."
         )
@@ -140,6 +146,8 @@ class Metrics:
             self.request_seconds.labels(method)
             for code in CODES:
                 self.requests.labels(method, code)
+        for bound in get_args(Bound):
+            self.refused_calls.labels(bound)
         for file in ("tls", "c2pa"):
             self.file_outdated.labels(file)
         for result in ("ok", "failed"):

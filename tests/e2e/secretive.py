@@ -74,6 +74,8 @@ def callers(client: httpx.Client, hidden: Markers) -> None:
         send(200, stream=True, partial_images=partial)
     send(200, prompt=f"{hidden['long prompt']} " * 100)  # of which the pipeline warns, and cites it
     send(500, prompt=f"FAIL {hidden['prompt of a failing edit']}")
+    checked = f"CHECK {hidden['prompt of a failing check']}"
+    send(500, prompt=checked, model="pocket", negative_prompt=None)
     send(200, stream=True, prompt=f"FAIL {hidden['prompt of a failing stream']}")
     for name in ("x-api-key", "authorization"):
         for what in ("bad key", "old key"):

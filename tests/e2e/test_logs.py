@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -25,8 +26,9 @@ from tests.e2e.secretive import EDITS, Markers, by_grpc, callers, odd_heads, pic
 from tests.object_store import ObjectStore, run_object_store
 from tests.run_up import wait_for
 from tests.server import tiny
+from tests.signing import Studio
 
-# Three processes start together, on a machine that may have two cores.
+# Four processes start together, on a machine that may have two cores.
 pytestmark = pytest.mark.timeout(600)
 # A server whose pipeline fails with the prompt in its words, as some do, where the prompt says so.
 SERVER = """
@@ -50,20 +52,32 @@ async def serve(settings, serve=tier.serve):
 tier.serve = serve
 tier.main(sys.argv[1:])
 """
+# A safety check that does the same.
+CHECK = """
+class Check:
+    def before(self, request):
+        if "CHECK" in request.prompt:
+            raise ValueError(request.prompt)
+"""
+FORMATS = ("json", "text")
 
 
 @dataclass
 class Run:
-    """Both tiers, and all that is to be searched. `written`: files of stdout and stderr."""
+    """Two pairs of both tiers, one for each of FORMATS, and all that is to be searched.
+
+    `written`: files of stdout and stderr. `made`: the pictures that callers got, in base64.
+    """
 
     folder: Path
     hidden: Markers
-    server: dict[str, str]
+    servers: list[dict[str, str]]
     gateways: list[dict[str, str]]
     collector: Collector
     written: dict[str, Path] = field(default_factory=dict)
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
     pages: dict[str, str] = field(default_factory=dict)
+    made: list[str] = field(default_factory=list)
 
     def start(self, name: str, command: list[str | Path], variables: dict[str, str]) -> None:
         self.written[name] = self.folder / f"{name}.log"
@@ -72,6 +86,13 @@ class Run:
                 command, stdout=log, stderr=log, env=environment(**variables)
             )
         self.processes.append(process)
+
+    def keep(self, answer: httpx.Response) -> None:
+        """Remember the pictures of an answer, which its caller will read as well."""
+        content = answer.read()
+        if answer.headers.get("content-type", "").startswith("image/"):
+            self.made.append(b64(content))
+        self.made += re.findall(r'"b64_json": ?"([^"]+)"', content.decode("latin-1"))
 
     def kill(self) -> None:
         for process in self.processes:
@@ -106,13 +127,20 @@ def keys_file(path: Path, hidden: Markers) -> Path:
 
 
 def start(run: Run, store: ObjectStore) -> None:
-    """A server that writes text; a gateway that does, with a folder; one that writes JSON, with a bucket."""
+    """A server that signs and a gateway with a bucket, which write JSON; a server and a gateway with a folder, text."""
     hidden, folder = run.hidden, run.folder
     catalog = folder / "models.yaml"
     source = json.dumps(str(tiny.save("instruct", folder)))
     catalog.write_text(
-        f"models:\n  - {{id: tiny, source: {source}}}\n  - {{id: pocket, source: pocket}}\n"
+        f"models:\n  - {{id: tiny, source: {source}}}\n"
+        "  - {id: pocket, source: pocket, safety: ['words_of_prompts:Check']}\n"
     )
+    (folder / "words_of_prompts.py").write_text(CHECK)
+    pair = Studio(folder).issue()
+    signed = {
+        "RETOUCH_SERVER_C2PA_CERT": str(pair.cert),
+        "RETOUCH_SERVER_C2PA_KEY": str(pair.key),
+    }
     traced = {
         "OTEL_EXPORTER_OTLP_ENDPOINT": run.collector.endpoint,
         "OTEL_EXPORTER_OTLP_HEADERS": f"authorization=Bearer%20{hidden['collector token']}",
@@ -120,14 +148,16 @@ def start(run: Run, store: ObjectStore) -> None:
     server = {
         "RETOUCH_SERVER_MODELS": str(catalog),
         "RETOUCH_SERVER_LOG_LEVEL": "DEBUG",
-        "RETOUCH_SERVER_LOG_FORMAT": "text",
+        "PYTHONPATH": str(folder),
         # What an operator may have set: it must not matter.
         "DIFFUSERS_VERBOSITY": "debug",
         "TRANSFORMERS_VERBOSITY": "debug",
     }
-    run.start("server", [sys.executable, "-c", SERVER], run.server | traced | server)
+    for style, ports, own in zip(FORMATS, run.servers, (signed, {}), strict=True):
+        styled = {"RETOUCH_SERVER_LOG_FORMAT": style}
+        command: list[str | Path] = [sys.executable, "-c", SERVER]
+        run.start(f"server {style}", command, ports | traced | server | styled | own)
     common = {
-        "RETOUCH_GATEWAY_UPSTREAM": f"127.0.0.1:{run.server['RETOUCH_SERVER_PORT']}",
         "RETOUCH_GATEWAY_KEYS": str(keys_file(folder / "keys.toml", hidden)),
         "RETOUCH_GATEWAY_LOG_LEVEL": "DEBUG",
         "RETOUCH_GATEWAY_RATE_LIMIT": "9999/minute",
@@ -140,15 +170,16 @@ def start(run: Run, store: ObjectStore) -> None:
         "RETOUCH_GATEWAY_SIGNING_KEY_FILE": str(folder / "signing-key"),
         "AWS_ACCESS_KEY_ID": hidden["store id"],
         "AWS_SECRET_ACCESS_KEY": hidden["store secret"],
-        "RETOUCH_GATEWAY_LOG_FORMAT": "json",
     }
     plain = {
         "RETOUCH_GATEWAY_STORE": str(folder / "store"),
         "RETOUCH_GATEWAY_SIGNING_KEY": f"{hidden['first signing key']},{hidden['second signing key']}",
-        "RETOUCH_GATEWAY_LOG_FORMAT": "text",
     }
-    for name, own, ports in zip(("json", "text"), (bucket, plain), run.gateways, strict=True):
-        run.start(name, [BIN / "retouch-gateway"], ports | traced | common | own)
+    pairs = zip(FORMATS, (bucket, plain), run.servers, run.gateways, strict=True)
+    for style, own, server_ports, ports in pairs:
+        upstream = f"127.0.0.1:{server_ports['RETOUCH_SERVER_PORT']}"
+        own |= {"RETOUCH_GATEWAY_UPSTREAM": upstream, "RETOUCH_GATEWAY_LOG_FORMAT": style}
+        run.start(style, [BIN / "retouch-gateway"], ports | traced | common | own)
     for ports in run.gateways:
         wait_for(lambda ports=ports: _ready(ports), 240, "ready")  # type: ignore[misc]
 
@@ -166,20 +197,22 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     with run_collector() as collector, contextlib.ExitStack() as stack:
         stored = stack.enter_context(contextlib.ExitStack())
         store = stored.enter_context(run_object_store())
-        gateways = [free_ports(), free_ports()]
-        run = Run(folder, Markers(), free_ports(), gateways, collector)
+        free = [free_ports() for _ in range(4)]
+        run = Run(folder, Markers(), free[:2], free[2:], collector)
         stack.callback(run.kill)
         start(run, store)
-        for ports in gateways:
+        for ports in run.gateways:
             with httpx.Client(base_url=url(ports), timeout=60, trust_env=False) as client:
                 client.headers["x-api-key"] = run.hidden["good key"]
+                client.event_hooks["response"].append(run.keep)
                 callers(client, run.hidden)
                 odd_heads(int(ports["RETOUCH_GATEWAY_PORT"]), run.hidden)
-        by_grpc(f"127.0.0.1:{run.server['RETOUCH_SERVER_PORT']}", run.hidden)
-        pages(run)
+        for ports in run.servers:
+            by_grpc(f"127.0.0.1:{ports['RETOUCH_SERVER_PORT']}", run.hidden)
         files_with_mistakes(run)
         stored.close()
         without_a_store(run)
+        pages(run)
         run.end()
         yield run
 
@@ -189,9 +222,10 @@ def pages(run: Run) -> None:
         run.pages[f"gateway {i} metrics"] = httpx.get(
             url(ports, "GATEWAY_METRICS_PORT") + "/metrics", trust_env=False
         ).text
-    where = url(run.server, "SERVER_METRICS_PORT")
-    httpx.get(f"{where}/{quote(run.hidden['metrics path'])}", trust_env=False)
-    run.pages["server metrics"] = httpx.get(where + "/metrics", trust_env=False).text
+    for i, ports in enumerate(run.servers):
+        where = url(ports, "SERVER_METRICS_PORT")
+        httpx.get(f"{where}/{quote(run.hidden['metrics path'])}", trust_env=False)
+        run.pages[f"server {i} metrics"] = httpx.get(where + "/metrics", trust_env=False).text
 
 
 def files_with_mistakes(run: Run) -> None:
@@ -226,16 +260,17 @@ def without_a_store(run: Run) -> None:
 
 
 def test_none_is_written(run: Run) -> None:
-    assert (
-        "input was truncated" not in run.searched["server"]
-    )  # with the rest of the prompt, in pieces
+    for style in FORMATS:  # with the rest of the prompt, in pieces
+        assert "input was truncated" not in run.searched[f"server {style}"]
     for where, text in run.searched.items():
         found = [what for what, marker in run.hidden.items() if marker.lower() in text.lower()]
         assert found == [], f"in {where}"
 
 
 def test_no_picture_is_written(run: Run) -> None:
-    pieces = [b64(data)[at : at + 40] for data in pictures(run.hidden) for at in (0, 400)]
+    sent = [b64(data) for data in pictures(run.hidden)]
+    assert len(run.made) > 10
+    pieces = {data[at : at + 40] for data in (*sent, *run.made) for at in (0, 400)}
     for where, text in run.searched.items():
         assert not any(piece in text for piece in pieces), where
 
@@ -253,9 +288,15 @@ def test_what_happened_is(run: Run) -> None:
         assert [line for line in requests if line.get("error") == kind], kind
     assert "store: " in text["text"]
     assert [line for line in lines if line["message"].startswith("store: ")]
-    assert text["server"].count("an edit failed") == 5
-    assert text["server"].count("in encode_prompt") == 10, "each with both its causes"
-    assert text["server"].count(" retouch_server.access: call ") > 20
+    for style in FORMATS:
+        server = text[f"server {style}"]
+        assert server.count("an edit failed") == 3
+        assert server.count("in encode_prompt") == 6, "each with both its causes"
+        assert server.count("the safety check words_of_prompts:Check failed before an edit") == 1
+    assert text["server text"].count(" retouch_server.access: call ") > 10
+    of_server = [json.loads(line) for line in text["server json"].splitlines()]
+    assert len([line for line in of_server if line["message"] == "call"]) > 10
+    assert "results are signed by" in text["server json"]
     assert len(run.collector.spans) > 50
     assert "retouch_gateway_requests_total" in text["gateway 0 metrics"]
 

@@ -173,6 +173,8 @@ ENDLESS: dict[str, Maker] = {
     ),
     "parts of a profile": lambda: _jpeg(_filled(segment(0xE2, b"ICC_PROFILE\0\1\1"))),
     "fill bytes": lambda: SOI + b"\xff" * (MOST - 2**11) + small("JPEG")[2:],
+    "fill bytes before what is no marker": lambda: SOI + b"\xff" * (MOST - 3) + b"\0",
+    "fill bytes to the end": lambda: SOI + b"\xff" * (MOST - 2),
     "rubbish between segments": lambda: _jpeg(bytes(MOST - 2**11), at=b"\xff\xdb"),
     "Huffman tables": lambda: _jpeg(_filled(_own(b"\xff\xc4"), MOST - 2**11), at=b"\xff\xc4"),
     "quantisation tables": lambda: _jpeg(_filled(_own(b"\xff\xdb"), MOST - 2**11), at=b"\xff\xdb"),

@@ -1,11 +1,9 @@
-"""What may be under way before the queue is asked: over a real socket, with a service of a few lines."""
+"""Which calls may come in, before the queue is asked: over a real socket, with a service of a few lines."""
 
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import AsyncIterator, Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,7 +24,7 @@ from retouch.v1.image_edit_pb2_grpc import (
 )
 from retouch_server import admission
 from retouch_server.access import Access
-from retouch_server.admission import Decoding, Door
+from retouch_server.admission import Door, Fair
 from retouch_server.jobs import Served
 from retouch_server.metrics import Metrics
 
@@ -65,6 +63,7 @@ class House:
     door: Door
     service: Service
     metrics: Metrics
+    address: str
     stub: Any
     channel: Any
     calls: list[Any] = field(default_factory=list)
@@ -75,6 +74,15 @@ class House:
     def answered(self, method: str, code: str) -> float:
         name, labels = "retouch_server_requests_total", {"method": method, "code": code}
         return self.metrics.registry.get_sample_value(name, labels) or 0
+
+    def turned_away(self) -> dict[str, float]:
+        """Calls, by the bound that they were refused for, where there were any."""
+        name = "retouch_server_refused_calls_total"
+        found = {
+            bound: self.metrics.registry.get_sample_value(name, {"bound": bound}) or 0
+            for bound in ("queue", "calls", "bytes")
+        }
+        return {bound: calls for bound, calls in found.items() if calls}
 
 
 @asynccontextmanager
@@ -88,11 +96,11 @@ async def house(places: int, max_bytes: int = 2**20, receiving: int = 4) -> Asyn
     door = Door(service, metrics.refused, max_bytes, receiving)
     server = grpc.aio.server(interceptors=[door])
     add_ImageEditServicer_to_server(service, server)
-    port = server.add_insecure_port("127.0.0.1:0")
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()
     try:
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-            yield House(door, service, metrics, ImageEditStub(channel), channel)
+        async with grpc.aio.insecure_channel(address) as channel:
+            yield House(door, service, metrics, address, ImageEditStub(channel), channel)
     finally:
         await server.stop(0)
 
@@ -130,6 +138,7 @@ async def test_calls_beyond_all_places_are_refused_at_the_door() -> None:
         assert each.service.seen == places
         assert each.answered("Edit", "RESOURCE_EXHAUSTED") == 1
         assert each.answered("StreamEdit", "RESOURCE_EXHAUSTED") == 1
+        assert each.turned_away() == {"calls": 2}
         await each.stub.ListModels(pb.ListModelsRequest())
         # One that leaves makes room for one.
         stream.cancel()
@@ -153,6 +162,7 @@ async def test_with_one_model_a_full_queue_is_told_at_the_door_too() -> None:
         assert each.service.seen == 1
         labels = {"model": "m", "outcome": "rejected"}
         assert each.metrics.registry.get_sample_value("retouch_server_edits_total", labels) == 1
+        assert each.turned_away() == {"queue": 1}
         each.service.draining = True  # which is the service's to say
         await each.stub.Edit(REQUEST)
 
@@ -163,6 +173,7 @@ async def test_messages_that_are_too_much_together_are_refused() -> None:
         first = asyncio.ensure_future(each.stub.Edit(large))
         await each.settled(1)
         assert (await refused(each.stub.Edit(large)))[0] == "RESOURCE_EXHAUSTED"
+        assert each.turned_away() == {"bytes": 1}
         small = asyncio.ensure_future(each.stub.Edit(REQUEST))
         await each.settled(2)
         each.service.gate.set()
@@ -170,13 +181,18 @@ async def test_messages_that_are_too_much_together_are_refused() -> None:
         await each.stub.Edit(large)
 
 
+async def silent(each: House) -> Any:
+    """A call on its way whose message does not come."""
+    call, calls = each.channel.stream_unary("/retouch.v1.ImageEdit/Edit")(), each.door.calls
+    await call.wait_for_connection()
+    await come_to(lambda: each.door.calls > calls)
+    return call
+
+
 async def test_so_many_messages_are_received_at_once() -> None:
     """The others wait unread, behind one that is slow too."""
-    name = "/retouch.v1.ImageEdit/Edit"
     async with house(8, receiving=1) as each:
-        slow = each.channel.stream_unary(name)(metadata=None)
-        await slow.wait_for_connection()
-        await come_to(each.door._receiving.locked)
+        slow = await silent(each)
         waiting = asyncio.ensure_future(each.stub.Edit(REQUEST))
         await asyncio.sleep(0.1)
         assert each.service.seen == 0
@@ -186,12 +202,74 @@ async def test_so_many_messages_are_received_at_once() -> None:
         assert pb.EditResponse.FromString(await slow).model == "p"
 
 
+async def test_a_caller_that_sends_nothing_holds_up_no_other() -> None:
+    """As a gateway does that is lost in the middle of its requests."""
+    async with house(8, receiving=4) as each:
+        each.service.gate.set()
+        for _ in range(6):
+            await silent(each)
+        # The connection of the others is full up; this is one of its own.
+        own = [("grpc.use_local_subchannel_pool", 1)]
+        async with grpc.aio.insecure_channel(each.address, own) as other:
+            for _ in range(3):
+                assert (await ImageEditStub(other).Edit(REQUEST, timeout=10)).model == "p"
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcd"), st.booleans()), max_size=60))
+def test_places_are_shared_among_callers(turns: list[tuple[str, bool]]) -> None:
+    """None is lost, nobody waits who might have one, and who has most leaves as many as it has."""
+
+    async def check() -> None:
+        fair, held, left = Fair(8), dict[str, list[asyncio.Task[None]]](), asyncio.Event()
+
+        async def hold(caller: str) -> None:
+            async with fair.place(caller):
+                await left.wait()
+
+        for caller, comes in turns:
+            mine = held.setdefault(caller, [])
+            if comes:
+                mine.append(asyncio.ensure_future(hold(caller)))
+            elif mine:
+                mine.pop(0).cancel()
+            for _ in range(5):
+                await asyncio.sleep(0)
+            assert fair.free + sum(fair._held.values()) == 8
+            for who, tasks in held.items():
+                has = fair._held[who]
+                assert has == len(tasks) or has >= fair.free
+                assert has <= 4
+        left.set()
+        await asyncio.gather(*(task for tasks in held.values() for task in tasks))
+        assert (fair.free, fair._held, fair._waiting) == (8, {}, [])
+
+    asyncio.run(check())
+
+
+async def test_what_it_takes_to_come_in_is_in_the_log_and_the_metrics(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level("INFO")
+    monkeypatch.setattr(admission, "RECEIVE_SECONDS", 0.5)
+    async with house(8, receiving=1) as each:
+        each.service.gate.set()
+        first = await silent(each)
+        served = asyncio.ensure_future(each.stub.Edit(REQUEST))
+        await refused(first)
+        await served
+        lines = [vars(line) for line in caplog.records if line.message == "call"]
+        assert {line["code"]: line["ms"] >= 400 for line in lines} == {
+            "OK": True,
+            "DEADLINE_EXCEEDED": True,
+        }
+        name, labels = "retouch_server_request_seconds_sum", {"method": "Edit"}
+        assert (each.metrics.registry.get_sample_value(name, labels) or 0) >= 0.8
+
+
 async def test_who_sends_nothing_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(admission, "RECEIVE_SECONDS", 0.1)
     async with house(8, receiving=1) as each:
-        silent = each.channel.stream_unary("/retouch.v1.ImageEdit/Edit")()
-        await silent.wait_for_connection()
-        assert (await refused(silent))[0] == "DEADLINE_EXCEEDED"
+        assert (await refused(await silent(each)))[0] == "DEADLINE_EXCEEDED"
         assert each.answered("Edit", "DEADLINE_EXCEEDED") == 1
         each.service.gate.set()
         assert (await each.stub.Edit(REQUEST)).model == "p"
@@ -201,9 +279,7 @@ async def test_who_sends_nothing_is_not_waited_for(monkeypatch: pytest.MonkeyPat
 async def test_who_leaves_while_sending_is_counted_and_gone() -> None:
     async with house(8, receiving=1) as each:
         for _ in range(3):
-            leaving = each.channel.stream_unary("/retouch.v1.ImageEdit/Edit")()
-            await leaving.wait_for_connection()
-            await come_to(lambda: each.door.calls == 1)
+            leaving = await silent(each)
             leaving.cancel()
             await come_to(lambda: each.door.calls == 0)
         assert each.answered("Edit", "CANCELLED") == 3
@@ -219,85 +295,3 @@ async def test_what_is_no_request_is_the_callers_fault(message: bytes) -> None:
         stream = each.channel.unary_stream("/retouch.v1.ImageEdit/StreamEdit")
         assert (await refused(stream(message).read()))[0] == "INVALID_ARGUMENT"
         assert each.door.calls == each.door.bytes == 0
-
-
-@dataclass
-class Under:
-    """What is being decoded: now, at most, and in which order it began."""
-
-    pixels: int = 0
-    most: int = 0
-    order: list[int] = field(default_factory=list)
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    gate: threading.Event = field(default_factory=threading.Event)
-
-    def work(self, name: int, pixels: int) -> int:
-        with self.lock:
-            self.order.append(name)
-            self.pixels += pixels
-            self.most = max(self.most, self.pixels)
-        self.gate.wait(20)
-        with self.lock:
-            self.pixels -= pixels
-        return name
-
-
-@given(st.lists(st.tuples(st.integers(0, 150), st.booleans()), min_size=1, max_size=12))
-def test_what_is_decoded_together_has_at_most_so_many_pixels(jobs: list[tuple[int, bool]]) -> None:
-    """Whoever leaves. All else is done, in order; what is larger than all that may be goes alone."""
-
-    async def check() -> None:
-        under = Under()
-        under.gate.set()
-        with ThreadPoolExecutor(4) as pool:
-            decoding = Decoding(pool, 100)
-            tasks = [
-                asyncio.ensure_future(
-                    decoding.run(pixels, under.work, name, min(pixels, decoding.pixels))
-                )
-                for name, (pixels, _) in enumerate(jobs)
-            ]
-            await asyncio.sleep(0)
-            for task, (_, leaves) in zip(tasks, jobs, strict=True):
-                if leaves:
-                    task.cancel()
-            done = await asyncio.gather(*tasks, return_exceptions=True)
-            await come_to(lambda: decoding.free == decoding.pixels)
-        assert under.most <= 100
-        for name, (answer, (_, leaves)) in enumerate(zip(done, jobs, strict=True)):
-            assert isinstance(answer, asyncio.CancelledError) if leaves else answer == name
-
-    asyncio.run(check())
-
-
-async def test_who_leaves_before_its_turn_is_never_decoded() -> None:
-    """Neither where pixels are waited for nor where a thread is; and a thread that is at it keeps what it holds."""
-    under = Under()
-    with ThreadPoolExecutor(1) as pool:
-        decoding = Decoding(pool, 100)
-        begun, for_a_thread, for_room, last = (
-            asyncio.ensure_future(decoding.run(pixels, under.work, name, pixels))
-            for name, pixels in enumerate((40, 60, 1, 100))
-        )
-        await come_to(lambda: bool(under.order))
-        for task in (for_a_thread, for_room, begun):
-            task.cancel()
-        await asyncio.gather(for_a_thread, for_room, begun, return_exceptions=True)
-        await asyncio.sleep(0.05)
-        assert decoding.free == 60
-        assert under.order == [0]
-        under.gate.set()
-        assert await last == 3
-        assert under.order == [0, 3]
-        assert under.most == 100
-
-
-async def test_an_error_of_the_work_is_its_callers_and_gives_back_what_it_held() -> None:
-    def broken() -> None:
-        raise MemoryError
-
-    with ThreadPoolExecutor(1) as pool:
-        decoding = Decoding(pool, 100)
-        for _ in range(3):
-            with pytest.raises(MemoryError):
-                await decoding.run(100, broken)

@@ -38,18 +38,18 @@ for level in ("debug", "info", "warning", "error"):
 FAILS = """
 import logging, sys
 from retouch_server import logs
-logs.configure("INFO", "text")
+logs.configure("INFO", sys.argv[1])
 import torch
+sys.path.insert(0, sys.argv[3])
+from ours import prompt
 log = logging.getLogger("ours")
-def prompt(words):
-    raise RuntimeError(words)
 def sizes(words):
     torch.nn.Linear(3, 4)(torch.zeros(2, 5))
 def device(words):
     raise torch.OutOfMemoryError("no room on the device")
 for fail in (prompt, sizes, device):
     try:
-        fail(sys.argv[1])
+        fail(sys.argv[2])
     except Exception:
         log.exception(fail.__name__)
 """
@@ -113,9 +113,16 @@ def test_what_a_pictures_exif_says_is_not_logged(
     assert ours == (["debug", *theirs] if level == "DEBUG" else theirs)
 
 
-def test_of_an_error_only_torchs_own_words_are_told() -> None:
-    text = "\n".join(written(FAILS, "my-words"))
-    assert "my-words" not in text
+@pytest.mark.parametrize("style", ["json", "text"])
+def test_of_an_error_only_torchs_own_words_are_told(tmp_path: Path, style: str) -> None:
+    # An environment may be in a folder of that name; what is in it is not torch for that.
+    folder = tmp_path / "torch/lib"
+    folder.mkdir(parents=True)
+    (folder / "ours.py").write_text("def prompt(words):\n    raise RuntimeError(words)\n")
+    lines = written(FAILS, style, "my-words", str(folder))
+    told = [json.loads(line)["exc_info"] for line in lines] if style == "json" else lines
+    text = "\n".join(told)
+    assert "my-words" not in "\n".join(lines)
     assert "\nRuntimeError\n" in text
     assert "\nRuntimeError: mat1 and mat2 shapes cannot be multiplied (2x5 and 3x4)" in text
     assert text.endswith("\nOutOfMemoryError: no room on the device")
