@@ -124,6 +124,7 @@ def hosted_images(client: httpx.Client, hidden: Markers, where: str) -> None:
     token = path.rpartition("/")[2]
     hidden.setdefault(f"token {token[:8]}", token[:72])
     query = {"sig": hidden["image query"]}
+    assert client.get(path).status_code == 200
     assert client.get(path, params=query, headers={"range": "bytes=0-9"}).status_code == 206
     assert client.get(path.replace(".png", ".jpg")).status_code == 404
     assert client.get(f"/images/{hidden['image name']}").status_code == 404

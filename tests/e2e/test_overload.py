@@ -3,7 +3,7 @@
 import asyncio
 import statistics
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 
@@ -46,7 +46,7 @@ async def overload(both: Tiers, way: str) -> None:
         for tier, most in load.memory.items():
             assert most < full.memory[tier] + GROWTH, tier
         assert await callers.recovered(quiet) < 30 + 20 * quiet
-    refused_at_once(both, load)
+    refused_at_once(both, load, way)
 
 
 def told(both: Tiers) -> Counter[str]:
@@ -86,10 +86,13 @@ def answered_once_each(load: Load, counted: Counter[str], way: str) -> None:
     assert counted == Counter(by_gateway | by_server)
 
 
-def refused_at_once(both: Tiers, load: Load) -> None:
-    """Within 50 ms inside either tier; or, on a machine so slow, as fast as a probe that does nothing."""
-    most = max(0.05, 5 * statistics.median(load.healthz))
-    refused = inside(both.server, code="RESOURCE_EXHAUSTED")
-    assert statistics.median(refused) < most
-    refused = inside(both.gateway, route="/v1/images/edits", status=429)
-    assert not refused or statistics.median(refused) < most
+def refused_at_once(both: Tiers, load: Load, way: str) -> None:
+    """Nine of ten within 50 ms inside either tier; or, on a machine so slow, as fast as a probe that does nothing."""
+    most = max(0.05, 5 * _nine_of_ten(load.healthz))
+    assert _nine_of_ten(inside(both.server, code="RESOURCE_EXHAUSTED")) < most
+    if way == "rest":
+        assert _nine_of_ten(inside(both.gateway, route="/v1/images/edits", status=429)) < most
+
+
+def _nine_of_ten(seconds: Sequence[float]) -> float:
+    return statistics.quantiles(seconds, n=10)[-1]

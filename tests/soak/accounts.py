@@ -21,10 +21,16 @@ ONE_SIDED = ("CANCELLED", "DEADLINE_EXCEEDED", "UNAVAILABLE")
 OUTCOMES = ("done", "failed", "cancelled", "expired", "blocked")
 # Seconds that the sweep may be late: a quarter of a life, and what a busy machine makes of it.
 SWEEP_SECONDS = TTL_SECONDS / 4 + 15
-# Of the gateways' gauges, those that are 0 while nothing is under way.
+# The gauges that are 0 while nothing is under way.
 GONE = {
-    f"retouch_gateway_{name}"
-    for name in ("in_flight", "body_bytes", "limits_degraded", "file_outdated")
+    *(
+        f"retouch_gateway_{name}"
+        for name in ("in_flight", "body_bytes", "limits_degraded", "file_outdated")
+    ),
+    *(
+        f"retouch_server_{name}"
+        for name in ("calls", "message_bytes", "queued", "running", "file_outdated")
+    ),
 }
 _IMAGE = re.compile(r"[0-9a-f]{32}-([0-9]{10,13})\.(?:png|jpg|webp)")
 
@@ -110,6 +116,8 @@ def _edits(accounts: Accounts, _: Stack) -> Iterator[str]:
     ended = {each: accounts.server("edits_total", outcome=each) for each in OUTCOMES}
     if taken != sum(ended.values()):
         yield f"{taken} edits were accepted, and ended: {ended}"
+    if ended["failed"]:  # no caller of the soak's makes one fail
+        yield f"{ended['failed']} edits failed"
 
 
 def _images(accounts: Accounts, _: Stack) -> Iterator[str]:
@@ -131,8 +139,9 @@ def _requests(accounts: Accounts, stack: Stack) -> Iterator[str]:
         for where in {key[1:3] for key in over}:
             differences = {key[3]: n for key, n in over.items() if key[1:3] == where and n}
             gone = left.get(where, 0)
-            # Who left was counted as gone, or as answered, where the answer was out before it was noticed.
-            if sum(differences.values()) != gone or any(n < 0 for n in differences.values()):
+            # Who left was counted as gone, or as answered, where the answer was out before it was noticed; not as failed.
+            wrong = any(n < 0 or code >= 500 for code, n in differences.items())
+            if wrong or sum(differences.values()) != gone:
                 yield f"{tier} {where}: counted less told {differences}, and {gone} left"
 
 
@@ -204,7 +213,8 @@ def _nothing_held(accounts: Accounts, stack: Stack) -> Iterator[str]:
     with redis.Redis(port=stack.redis) as asked:
         if held := list(asked.scan_iter("*/slots")):
             yield f"slots are held in Redis: {held}"
-    for tier, series in accounts.now.gateways.items():
+    tiers = {stack.server.name: accounts.now.server, **accounts.now.gateways}
+    for tier, series in tiers.items():
         for (name, labels), value in series.items():
             if name in GONE and value:
                 yield f"{tier}: {name} {dict(labels)} is {value:g}"

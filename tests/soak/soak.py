@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from random import Random
 
+from bench.local import total
 from retouch_gateway.limits import REDIS_AT_ONCE
 from tests.keys import keys_of
 from tests.soak import direct, rest, trouble, watch
@@ -59,13 +60,14 @@ SCENARIOS: Mapping[Scenario, int] = {
 
 @dataclass
 class Soak:
-    """What came of it: a point for each round, and what did not add up after one."""
+    """What came of it: a point for each round, what did not add up after one, and what is in the logs."""
 
     ledger: Ledger
     peaks: Mapping[str, float]
     points: list[Point] = field(default_factory=list)
     mistakes: list[str] = field(default_factory=list)
     accounts: Accounts = field(init=False)
+    complaints: Mapping[str, list[str]] = field(init=False)
 
 
 def soak(stack: Stack, seconds: float, seed: int, tell: Callable[[Soak], object]) -> Soak:
@@ -82,12 +84,14 @@ def soak(stack: Stack, seconds: float, seed: int, tell: Callable[[Soak], object]
             random = Random(seed + len(came.points))
             asyncio.run(_round(stack, ledger, random, deck, min(ROUND_SECONDS, seconds / 12)))
             watch.wait_until_quiet(stack, QUIET_SECONDS)
+            wrong = asyncio.run(_alone(stack, ledger))
             time.sleep(SETTLE_SECONDS)
             came.points.append(watch.look(stack, time.monotonic() - started))
             came.accounts = Accounts(opening, Books.of(stack), ledger)
-            wrong = mistakes(came.accounts, stack)
+            wrong += mistakes(came.accounts, stack)
             came.mistakes += [f"round {len(came.points)}: {line}" for line in wrong]
             tell(came)
+    came.complaints = {tier.name: tier.complaints for tier in stack.tiers}
     return came
 
 
@@ -102,6 +106,23 @@ async def _fill(stack: Stack, ledger: Ledger) -> None:
             await asyncio.gather(
                 *(caller.edit(small, key="bob", gateway=tier) for _ in range(REDIS_AT_ONCE))
             )
+
+
+async def _alone(stack: Stack, ledger: Ledger) -> list[str]:
+    """What is wrong with some edits for which there is all the room, of callers who stay: each is done, once."""
+    before, images = _done(stack), 2
+    async with opened(stack, ledger) as shared:
+        caller = Caller(shared, Random(0))
+        body = caller.body(n=images, size="64x64", num_inference_steps=1, model="pocket")
+        answers = [await caller.edit(body, gateway=tier) for tier in stack.gateways]
+        done = _done(stack) - before
+    if all(answers) and done == images * len(answers):
+        return []
+    return [f"alone {[bool(each) for each in answers]} were let in, {done:g} images done"]
+
+
+def _done(stack: Stack) -> float:
+    return total(stack.server.metrics(), "retouch_server_edits_total", outcome="done")
 
 
 async def _round(stack: Stack, ledger: Ledger, random: Random, deck: Deck, seconds: float) -> None:

@@ -14,7 +14,7 @@ from tests.soak.soak import SCENARIOS, Soak, soak
 from tests.soak.tiers import running
 
 LONG = os.environ.get("RETOUCH_TESTS_LONG") == "1"
-SECONDS = float(os.environ.get("RETOUCH_TESTS_SOAK_SECONDS") or (3600 if LONG else 210))
+SECONDS = float(os.environ.get("RETOUCH_TESTS_SOAK_SECONDS") or (3600 if LONG else 300))
 SEED = 7
 OUTPUT = Path(__file__).parents[1] / "output"
 
@@ -106,6 +106,10 @@ def test_all_of_it_happened(soaked: Soak) -> None:
 
 def test_callers_got_what_they_should(soaked: Soak) -> None:
     assert soaked.ledger.surprises == []
+
+
+def test_no_tier_complains(soaked: Soak) -> None:
+    assert {name: said[:5] for name, said in soaked.complaints.items() if said} == {}
 
 
 def test_the_metrics_add_up(soaked: Soak) -> None:
