@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter, deque
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import Executor, Future
 from contextlib import aclosing, asynccontextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, TypeAlias, TypeVar
 
@@ -24,9 +25,12 @@ T = TypeVar("T")
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Find: TypeAlias = "Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]]"
 
-# Calls beyond those that have a place: they are being read, or answered.
+# Calls beyond those that have a place: they are being answered.
 MARGIN = 16
-RECEIVE_SECONDS = 60.0
+# Calls whose messages are not there yet: each costs little, but for that they are many.
+MAX_SILENT = 256
+# For a call's message, its turn to be received included; and for one event of an answer to be taken.
+RECEIVE_SECONDS = SEND_SECONDS = 60.0
 METHODS = {f"/{pb.DESCRIPTOR.package}.ImageEdit/{name}": name for name in ("Edit", "StreamEdit")}
 
 
@@ -44,7 +48,7 @@ class Door(grpc.aio.ServerInterceptor):
     on_refused: called with the model that a call would have been for, where that can be no other.
     max_bytes: of the messages of all calls under way, most: from when one is there until its call is answered.
     receiving: messages that are being received at once, most, each caller's by `Fair`. The others wait where they are.
-    calls, bytes: of those under way.
+    calls, bytes: of those under way. silent: how many of the calls have sent no whole message yet.
 
     grpc.aio hands a call over when its whole message is there. To be asked before that, each is taken as a stream, of
     one message: on the wire that is the same.
@@ -57,7 +61,7 @@ class Door(grpc.aio.ServerInterceptor):
         max_bytes: int,
         receiving: int,
     ) -> None:
-        self.calls = self.bytes = 0
+        self.calls = self.silent = self.bytes = 0
         self._service, self._on_refused, self._max_bytes = service, on_refused, max_bytes
         self._receiving = Fair(receiving)
 
@@ -86,12 +90,12 @@ class Door(grpc.aio.ServerInterceptor):
 
     async def _stream(
         self, name: str, work: Any, messages: AsyncIterator[bytes], context: Context
-    ) -> AsyncGenerator[pb.EditEvent, None]:
+    ) -> None:
         with _Stay(self) as stay:
             request = await self._take_in(name, stay, messages, context)
             async with aclosing(work(request, context)) as events:
                 async for event in events:
-                    yield event
+                    await _send(event, context)
 
     async def _take_in(
         self, name: str, stay: _Stay, messages: AsyncIterator[bytes], context: Context
@@ -99,9 +103,7 @@ class Door(grpc.aio.ServerInterceptor):
         """A call's request. What fails here is answered, counted and logged like what fails later."""
         try:
             self._look()
-            async with self._receiving.place(context.peer()):
-                self._look()  # it may have waited
-                message = await _receive(messages)
+            message = await self._receive(messages, context)
             if self.bytes + len(message) > self._max_bytes:
                 raise Busy(self._soon, "bytes")
             stay.hold(len(message))
@@ -112,6 +114,22 @@ class Door(grpc.aio.ServerInterceptor):
         except BaseException:
             async with self._service.access.answering(name, context):
                 raise
+
+    async def _receive(self, messages: AsyncIterator[bytes], context: Context) -> bytes:
+        """The one message of a call; empty where there is none, which is a request without any field."""
+        begun = False
+        try:
+            async with asyncio.timeout(RECEIVE_SECONDS), self._receiving.place(context.peer()):
+                self._look()  # it may have waited
+                begun = True
+                async for message in messages:
+                    return message
+        except TimeoutError:
+            if not begun:
+                raise Busy(self._soon, "bytes") from None
+            text = f"the request had not all come after {RECEIVE_SECONDS:g} s"
+            raise OutOfTime(text) from None
+        return b""
 
     def _look(self) -> None:
         """Raises Busy where no edit could have a place."""
@@ -124,7 +142,8 @@ class Door(grpc.aio.ServerInterceptor):
                 self._on_refused(name)
                 raise Busy(self._soon)
         engines = [served.engine for served in models.values()]
-        if self.calls > MARGIN + sum(each.slots + each.queue_size for each in engines):
+        places = MARGIN + sum(each.slots + each.queue_size for each in engines)
+        if self.silent > MAX_SILENT or self.calls - self.silent >= places:
             raise Busy(self._soon, "calls")
 
     @property
@@ -173,44 +192,51 @@ class _Stay:
     """What a call counts for while it is under way."""
 
     def __init__(self, door: Door) -> None:
-        self._door, self._bytes = door, 0
+        self._door = door
+        self._bytes: int | None = None
 
     def hold(self, size: int) -> None:
-        self._bytes += size
+        """Its message is there."""
+        self._bytes = size
         self._door.bytes += size
+        self._door.silent -= 1
 
     def __enter__(self) -> _Stay:
         arrived.set(time.monotonic())
         self._door.calls += 1
+        self._door.silent += 1
         return self
 
     def __exit__(self, *reason: object) -> None:
         self._door.calls -= 1
-        self._door.bytes -= self._bytes
+        if self._bytes is None:
+            self._door.silent -= 1
+        else:
+            self._door.bytes -= self._bytes
 
 
-async def _receive(messages: AsyncIterator[bytes]) -> bytes:
-    """The one message of a call; empty where there is none, which is a request without any field."""
+async def _send(event: pb.EditEvent, context: Context) -> None:
+    """Write it. Ends the call of a caller who takes nothing: it would hold its place until its deadline."""
     try:
-        async with asyncio.timeout(RECEIVE_SECONDS):
-            async for message in messages:
-                return message
+        async with asyncio.timeout(SEND_SECONDS):
+            await context.write(event)
     except TimeoutError:
-        text = f"the request had not all come after {RECEIVE_SECONDS:g} s"
-        raise OutOfTime(text) from None
-    return b""
+        raise asyncio.CancelledError from None
 
 
 class Decoding:
     """Work in a pool whose pictures together have at most so many pixels; what is larger than all that goes alone.
 
-    First come, first served.
+    Small ones go first, so that one caller's large ones hold up others' for one of them and not for all; but whoever
+    has waited longest is passed over so many times at most.
     """
+
+    PASSED = 16
 
     def __init__(self, pool: Executor, pixels: int) -> None:
         self.pixels = self.free = pixels
         self._pool = pool
-        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._waiting: list[_Turn] = []
 
     async def run(self, pixels: int, work: Callable[..., T], *arguments: Any) -> T:
         """`work`, in the pool, when its turn has come: never, if its caller leaves before."""
@@ -222,7 +248,11 @@ class Decoding:
             with suppress(RuntimeError):  # the loop has ended before
                 loop.call_soon_threadsafe(self._give, pixels)
 
-        working = self._pool.submit(work, *arguments)
+        try:
+            working = self._pool.submit(work, *arguments)
+        except BaseException:  # no thread can be started
+            self._give(pixels)
+            raise
         # And not when its caller leaves: nothing ends a thread's work.
         working.add_done_callback(ended)
         return await asyncio.wrap_future(working)
@@ -231,23 +261,36 @@ class Decoding:
         if not self._waiting and pixels <= self.free:
             self.free -= pixels
             return
-        turn = asyncio.get_running_loop().create_future()
-        self._waiting.append((pixels, turn))
+        turn = _Turn(pixels, asyncio.get_running_loop().create_future())
+        self._waiting.append(turn)
+        self._give(0)
         try:
-            await turn
+            await turn.come
         except asyncio.CancelledError:
-            if turn.cancelled():
-                self._give(0)
-            else:
-                self._give(pixels)
+            self._give(0 if turn.come.cancelled() else pixels)
             raise
 
     def _give(self, pixels: int) -> None:
+        """Give back so many, and turns to whom there is room for."""
         self.free += pixels
-        while self._waiting and (
-            self._waiting[0][1].cancelled() or self._waiting[0][0] <= self.free
-        ):
-            wanted, turn = self._waiting.popleft()
-            if not turn.cancelled():
-                self.free -= wanted
-                turn.set_result(None)
+        self._waiting = [turn for turn in self._waiting if not turn.come.cancelled()]
+        while self._waiting:
+            first = self._waiting[0]
+            turn = first
+            if first.passed < self.PASSED:
+                turn = min(self._waiting, key=lambda each: each.pixels)
+            if turn.pixels > self.free:
+                return
+            first.passed += turn is not first
+            self._waiting.remove(turn)
+            self.free -= turn.pixels
+            turn.come.set_result(None)
+
+
+@dataclass(eq=False)
+class _Turn:
+    """One who waits. `come` is done when its turn is there; `passed`: others since it is the first."""
+
+    pixels: int
+    come: asyncio.Future[None]
+    passed: int = 0

@@ -89,6 +89,8 @@ def _open(data: bytes, field: str, limits: InputLimits) -> tuple[Image.Image, by
         slim = containers.slim(data)
         image: Image.Image = Image.open(io.BytesIO(slim.data), formats=FORMATS)
         frames = getattr(image, "n_frames", 1)
+    except MemoryError:
+        raise  # which is the server's own
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise _bad(field, f"has too many pixels; at most {limits.max_pixels} are allowed") from None
     except UnidentifiedImageError:

@@ -37,7 +37,7 @@ class Moderator:
     """Asks one model's checks.
 
     count:   called with each stage of a request that came to an end, and how.
-    seconds: that a stage may take, waiting for a thread included.
+    seconds: that a stage may take, once it has its turn.
     threads: stages under way at once.
     """
 
@@ -49,6 +49,7 @@ class Moderator:
         threads: int,
     ) -> None:
         self._model, self._count, self._seconds = model, count, seconds
+        self._turns = asyncio.Semaphore(threads)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix=f"safety {model.entry.id}")
 
     async def before(self, inputs: Inputs, span: Span = NONE) -> None:
@@ -100,7 +101,8 @@ class Moderator:
         asked: list[str] = []
         verdict = partial(_verdict, checks, ask, asked)
         try:
-            async with asyncio.timeout(self._seconds):
+            # A check that hangs gives back its turn, but not its thread: then there is none, and the edit fails.
+            async with self._turns, asyncio.timeout(self._seconds):
                 refusal = await asyncio.get_running_loop().run_in_executor(self._pool, verdict)
         except _Broken as error:
             raise self._failed(stage, asked[-1], str(error)) from None

@@ -50,8 +50,11 @@ class Events:
         try:
             async with self._one_at_a_time[image]:  # in order
                 drawn = await draw(image, latents)
-        except ValueError as error:  # a picture that nobody can draw is no reason to fail an edit
+        except ValueError as error:  # too little was learned yet, or it is of another kind
             log.debug("no preview: %s", error)
+            return
+        except Exception:  # no reason to fail an edit
+            log.warning("a preview could not be drawn", exc_info=True)
             return
         preview = pb.Preview(image_index=image, preview_index=number, image=drawn)
         self._queue.put_nowait(pb.EditEvent(preview=preview))

@@ -38,7 +38,7 @@ class Under:
 
 @given(st.lists(st.tuples(st.integers(0, 150), st.booleans()), min_size=1, max_size=12))
 def test_what_is_decoded_together_has_at_most_so_many_pixels(jobs: list[tuple[int, bool]]) -> None:
-    """Whoever leaves. All else is done, in order; what is larger than all that may be goes alone."""
+    """Whoever leaves. All else is done; what is larger than all that may be goes alone."""
 
     async def check() -> None:
         under = Under()
@@ -82,6 +82,43 @@ async def test_who_leaves_before_its_turn_is_never_decoded() -> None:
         assert await last == 3
         assert under.order == [0, 3]
         assert sum(under.most) == 100
+
+
+async def test_small_ones_do_not_wait_for_all_the_large_ones() -> None:
+    under = Under()
+    under.gate.set()
+    with ThreadPoolExecutor(4) as pool:
+        decoding = Decoding(pool, 100)
+        large = [decoding.run(100, under.work, name, 100) for name in range(8)]
+        small = [decoding.run(1, under.work, name, 1) for name in (8, 9)]
+        await asyncio.gather(*large, *small)
+    assert under.order[0] == 0
+    assert set(under.order[1:3]) == {8, 9}
+    assert under.order[3:] == [1, 2, 3, 4, 5, 6, 7]
+
+
+async def test_whoever_waits_longest_is_passed_over_so_many_times() -> None:
+    under = Under()
+    with ThreadPoolExecutor(1) as pool:
+        decoding = Decoding(pool, 100)
+        sizes = (1, 100, *[1] * (decoding.PASSED + 5))
+        tasks = [decoding.run(size, under.work, name, size) for name, size in enumerate(sizes)]
+        done = asyncio.gather(*tasks)
+        await come_to(lambda: bool(under.order))
+        under.gate.set()
+        await done
+    assert under.order.index(1) == 1 + decoding.PASSED
+
+
+async def test_what_no_thread_can_be_had_for_holds_nothing() -> None:
+    """As where the number of a pod's processes is bounded."""
+    pool = ThreadPoolExecutor(1)
+    pool.shutdown()
+    decoding = Decoding(pool, 100)
+    for _ in range(3):
+        with pytest.raises(RuntimeError):
+            await decoding.run(100, print)
+    assert decoding.free == 100
 
 
 async def test_an_error_of_the_work_is_its_callers_and_gives_back_what_it_held() -> None:

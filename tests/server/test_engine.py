@@ -215,8 +215,11 @@ def test_a_lost_device_ends_the_engine(denoiser: Any) -> None:
     assert died.wait(10)
 
 
-def test_a_batch_is_retried_when_its_memory_is_free_again(denoiser: Any, engine: Engine) -> None:
+def test_a_batch_is_retried_when_its_memory_is_free_again(
+    denoiser: Any, engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
     """The failed forward's tensors are gone by the time its members run alone."""
+    caplog.set_level(logging.CRITICAL, "retouch_server")  # pytest would keep the traceback
     alive: list[bool] = []
     held: list[weakref.ref[Tensor]] = []
 

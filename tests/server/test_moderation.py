@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import threading
 import time
@@ -175,6 +176,14 @@ async def test_one_that_hangs_fails_the_edit_and_holds_up_no_other_model(
         await asking(Check()).before(INPUTS)
     finally:
         come_back.set()
+
+
+async def test_a_burst_takes_turns_and_each_has_its_own_time(asking: Ask, counted: Counted) -> None:
+    """Who waits for others' checks is no check that hangs."""
+    moderator = asking(Check(lambda: time.sleep(0.05)), seconds=1.0, threads=2)
+    early = [moderator.before(INPUTS) for _ in range(80)]
+    await asyncio.gather(*early, moderator.after(INPUTS, [RESULT]))
+    assert counted == [*[("before", "passed")] * 80, ("after", "passed")]
 
 
 async def test_without_checks_nothing_is_counted(

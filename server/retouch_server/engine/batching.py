@@ -100,16 +100,23 @@ class Policy:
         return batches[name]
 
     def too_large(self, batch: Sequence[C]) -> None:
-        """Memory ran out in a shared forward of these: for a while none of more than half of it is shared."""
-        self._ceiling = max(1, sum(map(_size, batch)) // 2), self.forwards + HOLD
+        """Memory ran out in a forward of these: for a while none of more than half of it is shared."""
+        half = max(1, sum(map(_size, batch)) // 2)
+        before = self._ceiling[0] if self._ceiling and self.short else half
+        self._ceiling = min(half, before), self.forwards + HOLD
 
     @property
     def limit(self) -> int | None:
         """Tokens that a shared forward may have now: `max_tokens`, or less after memory has run out."""
-        ceiling, until = self._ceiling or (0, -1)
-        if self.forwards >= until:
+        if not self._ceiling or not self.short:
             return self.max_tokens
+        ceiling, _ = self._ceiling
         return ceiling if self.max_tokens is None else min(ceiling, self.max_tokens)
+
+    @property
+    def short(self) -> bool:
+        """Whether memory has run out lately."""
+        return self._ceiling is not None and self.forwards < self._ceiling[1]
 
     def _buckets(self, order: Sequence[C]) -> dict[Hashable, list[C]]:
         """Who may go with whom, in the given order, which is also that of the buckets' first calls."""
@@ -126,8 +133,9 @@ class Policy:
     def _fits(self, calls: Sequence[C]) -> bool:
         """Whether the calls fit one forward."""
         rows, limit = sum(call.rows for call in calls), self.limit
+        free = 1 if self.short else self.least_rows  # forwards are not filled up then
         return rows <= self.max_rows and (
-            limit is None or rows <= self.least_rows or sum(map(_size, calls)) <= limit
+            limit is None or rows <= free or sum(map(_size, calls)) <= limit
         )
 
     def _fill(self, calls: Sequence[C]) -> list[C]:

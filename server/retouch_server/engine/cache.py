@@ -46,12 +46,14 @@ class Encodings:
         What came out wrong in a bad moment would spoil every later edit of the same.
         """
         size = sum(tensor.untyped_storage().nbytes() for tensor in _storages(value))
-        if key is None or key in self._held or size > self.capacity or not is_finite(value):
+        if key is None or key in self._held or size > self.capacity:
             return
-        while self.bytes + size > self.capacity:
-            _, (_, freed) = self._held.popitem(last=False)
-            self.bytes -= freed
         try:
+            if not is_finite(value):
+                return
+            while self.bytes + size > self.capacity:
+                _, (_, freed) = self._held.popitem(last=False)
+                self.bytes -= freed
             self._held[key] = (copy.deepcopy(value), size)
         except Exception as error:
             if is_exhaustion(error):

@@ -167,7 +167,15 @@ class Coroutine:
         self.edit.denoised_at = time.monotonic()
         self.edit.on_step(done, total)
         if self.clean is not None and self.edit.preview_due:
-            self.edit.on_preview(self.clean.float().cpu())
+            self._show(self.clean)
+
+    def _show(self, latents: Tensor) -> None:
+        try:
+            self.edit.on_preview(latents.float().cpu())
+        except Exception as error:
+            if not is_exhaustion(error):
+                raise
+            self._on_error(error)  # the edit goes on: it has a preview less
 
     def _on_clean(self, latents: Tensor) -> None:
         self.clean = latents

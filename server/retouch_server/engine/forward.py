@@ -66,20 +66,22 @@ class Forwards:
         if not batch:
             return []
         self.count += 1
+        filled = [*batch, *self._fillers(batch, short)]
         try:
-            answers = self._together(batch, fill=self._fixed or not short)
+            answers = self._together(batch, filled)
+            fine = [is_finite(answer) for answer in answers]  # which takes memory too
         except Exception as error:
             if is_lost(error):
                 raise
             self._on_error(error)
             exhausted = is_exhaustion(error)
-            parts = self._halves(batch, short) if exhausted else _singles(batch)
+            parts = self._smaller(batch, filled, short) if exhausted else _singles(batch)
             if not parts:
-                return [error]
-            what = f"a forward of {len(batch)} edits failed and is run again in {len(parts)}"
-            log.warning("%s: %s", what, repr(error))
+                return [error] * len(batch)
+            words = "a forward of %d edits failed and is run again in %d"
+            log.warning(words, len(batch), len(parts), exc_info=True)
         else:
-            return self._numbers(batch, answers, short)
+            return self._numbers(batch, answers, fine, short)
         # Out here, where the error's traceback no longer holds the failed forward's memory.
         return [answer for part in parts for answer in self.run(part, short or exhausted)]
 
@@ -88,9 +90,8 @@ class Forwards:
         if self._device.type != "cpu":
             torch.accelerator.synchronize(self._device)
 
-    def _together(self, batch: Sequence[Call], fill: bool) -> list[Any]:
+    def _together(self, batch: Sequence[Call], filled: Sequence[Call]) -> list[Any]:
         started = time.monotonic()
-        filled = [*batch, *self._fillers(batch)] if fill else list(batch)
         output = self._denoiser(**self._rows.stack(filled))
         answers = self._rows.split(output, filled)[: len(batch)]
         self.synchronize()
@@ -99,33 +100,38 @@ class Forwards:
         remember(batch, started, self.seconds)
         return answers
 
-    def _fillers(self, batch: Sequence[Call]) -> list[Call]:
-        """What fills a forward up to a fixed size, where it has rows that can be told."""
-        if batch[0].alone:
+    def _fillers(self, batch: Sequence[Call], short: bool) -> list[Call]:
+        """What fills a forward up to a fixed size, where it has rows that can be told and there is memory for it."""
+        if batch[0].alone or ((short or self._policy.short) and not self._fixed):
             return []
         rows = sum(call.rows for call in batch)
         size = next((size for size in self._sizes if size >= rows), rows)
         return [self._rows.filler(batch[-1], size - rows)] if size > rows else []
 
-    def _halves(self, batch: Sequence[Call], short: bool) -> list[Sequence[Call]]:
-        """What to run after memory has run out: a lone call once more, unless that is what has failed."""
-        if len(batch) == 1:
+    def _smaller(
+        self, batch: Sequence[Call], filled: Sequence[Call], short: bool
+    ) -> list[Sequence[Call]]:
+        """What to run after memory has run out: halves. What is no smaller for it once more, unless that has failed."""
+        if len(filled) > 1 and not self._fixed:
+            self._policy.too_large(filled)
+        if len(batch) == 1 or self._fixed:
             return [] if short else [batch]
-        self._policy.too_large(batch)
         middle = (len(batch) + 1) // 2
         return [batch[:middle], batch[middle:]]
 
-    def _numbers(self, batch: Sequence[Call], answers: list[Any], short: bool) -> list[Any]:
+    def _numbers(
+        self, batch: Sequence[Call], answers: list[Any], fine: list[bool], short: bool
+    ) -> list[Any]:
         """The answers; for those that are no numbers, what comes of their calls alone."""
-        if is_finite(answers):
+        if all(fine):
             return answers
         if len(batch) == 1:
             self._on_error(error := NotANumber())
             return [error]
         log.warning("in a forward of %d edits are answers that are no numbers", len(batch))
         return [
-            answer if is_finite(answer) else self.run([call], short)[0]
-            for call, answer in zip(batch, answers, strict=True)
+            answer if good else self.run([call], short)[0]
+            for call, answer, good in zip(batch, answers, fine, strict=True)
         ]
 
 
