@@ -5,8 +5,10 @@ from __future__ import annotations
 import datetime
 import io
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import c2pa
@@ -69,9 +71,19 @@ class Studio:
         pair.key.write_bytes(own.private_bytes(PEM, form, encryption))
         return pair
 
+    def under(self, name: str, *, begins: int = -1, days: int = 20) -> Studio:
+        """An authority for which this one vouches: its certificate comes with those that it issues."""
+        below = Studio(self.folder, name)
+        subject = below._named(f"{name} root")
+        asked = self._builder(subject, below.key, ca=True, begins=begins, days=days)
+        issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key())
+        asked = asked.add_extension(issuer, critical=False)
+        below._own = asked.sign(self.key, hashes.SHA256()).public_bytes(PEM)
+        return below
+
     def _builder(
         self,
-        name: str,
+        name: str | x509.Name,
         key: CertificateIssuerPrivateKeyTypes,
         *,
         ca: bool,
@@ -81,7 +93,7 @@ class Studio:
         now = datetime.datetime.now(datetime.UTC)
         builder = (
             x509.CertificateBuilder()
-            .subject_name(self._named(name))
+            .subject_name(self._named(name) if isinstance(name, str) else name)
             .issuer_name(self._named(f"{self.name} root"))
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
@@ -151,8 +163,13 @@ def signed(
     thumbnails: bool = False,
     thumbnail: bytes = b"",
     compressed: bool = False,
+    resources: Mapping[str, bytes] = MappingProxyType({}),
+    ingredients: Sequence[tuple[dict[str, Any], bytes]] = (),
 ) -> bytes:
-    """A picture as another program might have signed it."""
+    """A picture as another program might have signed it.
+
+    resources: what `manifest` or an ingredient refers to, by identifier. ingredients: what each is, and a PNG.
+    """
     settings = {
         **OFFLINE,
         "builder": {"thumbnail": {"enabled": thumbnails}},
@@ -160,13 +177,16 @@ def signed(
     }
     if thumbnail:
         manifest = manifest | {"thumbnail": {"format": "image/jpeg", "identifier": "thumbnail"}}
+        resources = {**resources, "thumbnail": thumbnail}
     info = c2pa.C2paSignerInfo("es256", pair.cert.read_bytes(), pair.key.read_bytes(), None)
     out = io.BytesIO()
     with (
         c2pa.Context.from_dict(settings, signer=c2pa.Signer.from_info(info)) as context,
         c2pa.Builder(manifest, context) as builder,
     ):
-        if thumbnail:
-            builder.add_resource("thumbnail", io.BytesIO(thumbnail))
+        for name, content in resources.items():
+            builder.add_resource(name, io.BytesIO(content))
+        for about, png in ingredients:
+            builder.add_ingredient(about, "image/png", io.BytesIO(png))
         builder.sign(mime, io.BytesIO(data), out)
     return out.getvalue()

@@ -1,12 +1,20 @@
 """C2PA manifests of a picture, read by the package `c2pa`, if it is installed; nothing is asked of the network."""
 
+import faulthandler
 import io
 import json
+import multiprocessing
+import os
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from retouch_cli.marks import BY_AI, code
+
+if sys.platform == "linux":
+    import resource
 
 # Whether a signature holds, and whom it is of: TRUSTED and UNTRUSTED only where somebody says whom to trust.
 TRUSTED, VALID, UNTRUSTED, INVALID, UNCHECKED = (
@@ -19,6 +27,8 @@ TRUSTED, VALID, UNTRUSTED, INVALID, UNCHECKED = (
 # What a signer's certificate may be for: e-mail protection, documents, C2PA claims.
 PURPOSES = ("1.3.6.1.5.5.7.3.4", "1.3.6.1.5.5.7.3.36", "1.3.6.1.4.1.62558.2.1")
 MOST_INGREDIENTS = 100
+# Bytes that reading manifests may take, beside eight for each of the picture's own; few take a tenth of that.
+MEMORY = 2**30
 
 
 @dataclass(frozen=True)
@@ -79,9 +89,57 @@ class Credentials:
 def read(data: bytes, format_: str, anchors: str | None) -> Credentials:
     """What a picture with a manifest says. `anchors`: PEM certificates of whom to trust."""
     try:
-        from c2pa import C2paError, Context, Reader
+        import c2pa  # noqa: F401 once, for all the processes below
     except ImportError:
         return Credentials(UNCHECKED, ["pip install 'retouch[c2pa]' can check it"])
+    if sys.platform == "linux":
+        return _apart(data, format_, anchors)
+    return _read(data, format_, anchors)
+
+
+def _apart(data: bytes, format_: str, anchors: str | None) -> Credentials:
+    """`_read` in a process of its own, with so much memory.
+
+    A few bytes may claim to be gigabytes, and the library allocates them. Where it gets none it may end the process.
+    """
+    most = MEMORY + 8 * len(data)
+    apart = multiprocessing.get_context("fork")
+    ours, theirs = apart.Pipe(duplex=False)
+
+    def look() -> None:
+        faulthandler.disable()  # how it ended is told below
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        _limit(most)
+        theirs.send(_read(data, format_, anchors))
+
+    process = apart.Process(target=look)
+    process.start()
+    theirs.close()
+    with ours:
+        try:
+            found: Credentials = ours.recv()
+        except EOFError:
+            problem = f"its manifests cannot be read within {most >> 20} MiB of memory"
+            found = Credentials(INVALID, [problem])
+    process.join()
+    return found
+
+
+def _limit(most: int) -> None:
+    """Let this process have so many bytes more than it has, and leave no core should it want them."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    for limit, value in (
+        (resource.RLIMIT_AS, pages * resource.getpagesize() + most),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        _, hard = resource.getrlimit(limit)
+        lower = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(limit, (lower, hard))
+
+
+def _read(data: bytes, format_: str, anchors: str | None) -> Credentials:
+    from c2pa import C2paError, Context, Reader
+
     try:
         with (
             Context.from_dict(_settings(anchors)) as context,
@@ -101,7 +159,7 @@ def _judged(told: Mapping[str, Any], state: str | None, trusting: bool) -> Crede
     statuses = told.get("validation_status") or ()
     problems = dict.fromkeys(str(each.get("explanation") or each.get("code")) for each in statuses)
     manifest = Below(told["manifests"]).manifest(told["active_manifest"])
-    if state == "Invalid":
+    if state not in ("Valid", "Trusted"):
         judgement = INVALID
     elif trusting:
         judgement = TRUSTED if state == "Trusted" else UNTRUSTED

@@ -11,7 +11,7 @@ from retouch_cli.photos import format_of
 # Of a packet, after inflating; most have a few kilobytes.
 MAX_XMP_BYTES = 2**20
 PNG_KEYWORD = b"XML:com.adobe.xmp"
-JPEG_NAMES = (b"http://ns.adobe.com/xap/1.0/\0", b"JP")
+JPEG_NAME = b"http://ns.adobe.com/xap/1.0/\0"
 RDF = "{http://www.w3.org/1999/02/22-rdf-syntax-ns#}"
 SOURCE_TYPE = "{http://iptc.org/std/Iptc4xmpExt/2008-02-29/}DigitalSourceType"
 TOOL = "{http://ns.adobe.com/xap/1.0/}CreatorTool"
@@ -114,13 +114,14 @@ def _itxt(body: bytes) -> bytes | None:
 
 
 def _jpeg(data: bytes) -> Found:
-    found: dict[bytes, bytes] = {}
+    packet, manifest = None, False
     for marker, body in _segments(data):
-        for name in JPEG_NAMES:
-            if marker in (0xE1, 0xEB) and body.startswith(name):
-                found.setdefault(name, body[len(name) :])
-    xmp, jumbf = (found.get(name) for name in JPEG_NAMES)
-    return xmp, jumbf is not None
+        if marker == 0xE1 and body.startswith(JPEG_NAME) and packet is None:
+            packet = body[len(JPEG_NAME) :]
+        # JP, the box's number (2 bytes), the part's (4), the box's head (8), its description's (8), and its type.
+        elif marker == 0xEB and body.startswith(b"JP"):
+            manifest = manifest or body[24:28] == b"c2pa"
+    return packet, manifest
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, bytes]]:

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import ssl
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -123,6 +124,11 @@ def read_anchors(name: str) -> str:
     text = read_text(name)
     if "-----BEGIN CERTIFICATE-----" not in text:
         raise Failure(f"{shown(name)} holds no PEM certificate")
+    try:
+        # Bundles name authorities in comments, in any language.
+        ssl.create_default_context(cadata=text.encode("ascii", "replace").decode())
+    except ssl.SSLError:
+        raise Failure(f"a certificate in {shown(name)} cannot be read") from None
     return text
 
 

@@ -16,7 +16,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from retouch.v1.image_edit_pb2 import EditResponse, OutputFormat
-from retouch_gateway import idempotency, memory, openapi, origin, reference, replies
+from retouch_gateway import background, idempotency, memory, openapi, origin, reference, replies
 from retouch_gateway.access import Access, Visit
 from retouch_gateway.certificates import Certificates
 from retouch_gateway.dialects import Edit
@@ -129,19 +129,18 @@ class Gateway:
         self.upstream = Upstream(
             *(settings.upstreams, self.certificates.credentials, settings.send_bytes, metrics)
         )
-        tasks = [
-            asyncio.create_task(self.hosting.sweep_forever(self.idempotency.expired)),
-            asyncio.create_task(self.keys.watch_forever()),
-            asyncio.create_task(self.signing.watch_forever()),
-            asyncio.create_task(self.certificates.renew_forever(self.upstream)),
-            asyncio.create_task(memory.give_back_forever(self.intake)),
-        ]
-        await self.upstream.start()
+        works = (
+            self.hosting.sweep_forever(self.idempotency.expired),
+            self.keys.watch_forever(),
+            self.signing.watch_forever(),
+            self.certificates.renew_forever(self.upstream),
+            memory.give_back_forever(self.intake),
+        )
         try:
-            yield
+            async with background.running(*works):
+                await self.upstream.start()
+                yield
         finally:
-            for task in tasks:
-                task.cancel()
             await self.idempotency.close()
             await self.upstream.close()
             await self.fetcher.close()
@@ -236,7 +235,7 @@ class Gateway:
         name = request.path_params["name"]
         if request.method != "DELETE":
             return await self.hosting.serve(request, name)
-        await self.hosting.delete(name, self.admit(request).id)
+        await self.hosting.delete(name, self.admit(request).id, request.headers)
         return Response(status_code=204)
 
     async def healthz(self, _request: Request) -> Response:

@@ -28,7 +28,6 @@ class Certificates:
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self._settings, self._metrics = settings, metrics
-        self._outdated = metrics.file_outdated.labels(FILES)
         paths = [settings.upstream_ca, settings.upstream_cert, settings.upstream_key]
         self._watched = Watched(
             FILES,
@@ -46,7 +45,7 @@ class Certificates:
             async for credentials in self._watched.changes():
                 if renewing:
                     renewing.cancel()
-                self._outdated.set(1)  # until the servers take them
+                self._watched.late(True)  # until the servers take them
                 renewing = asyncio.create_task(self._renew(upstream, credentials))
         finally:
             if renewing:
@@ -60,10 +59,13 @@ class Certificates:
         )
         try:
             await upstream.renew(credentials)
+        except Exception:
+            log.exception("upstream_tls: the new files are not in force")
+            return
         finally:
             late.cancel()
         tell(self._settings, self._metrics)
-        self._outdated.set(0)
+        self._watched.late(False)
         log.info("upstream_tls: the new files are in force")
 
 

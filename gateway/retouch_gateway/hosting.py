@@ -18,6 +18,7 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -105,6 +106,10 @@ class _Image:
         return f"{PREFIX}{token.decode()}.{self.extension}"
 
     @property
+    def etag(self) -> str:
+        return f'"{self.id.hex()}"'  # what an id names never changes
+
+    @property
     def seconds_left(self) -> float:
         return self.expires_at - time.time()
 
@@ -172,18 +177,19 @@ class Hosting:
             "cache-control": f"private, max-age={max(0, int(image.seconds_left))}",
             "content-disposition": f'inline; filename="edit.{image.extension}"',
         }
-        etag = f'"{image.id.hex()}"'  # what an id names never changes
         media_type = MEDIA_TYPES[image.extension]
-        return ranges.answer(request.method, request.headers, data, media_type, etag, headers)
+        return ranges.answer(request.method, request.headers, data, media_type, image.etag, headers)
 
-    async def delete(self, name: str, owner: str) -> None:
+    async def delete(self, name: str, owner: str, asked: Headers) -> None:
         """Delete the image, for whoever has its URL and is who made it.
 
-        Deleted twice is deleted. Raises Forbidden, and what `serve` does.
+        Deleted twice is deleted. `asked`: If-Match counts. Raises Forbidden, and what `serve` does.
         """
         image = self._verify(name)
         if not hmac.compare_digest(image.owner, _owner(image.key, image.id, owner)):
             raise Forbidden("This image was made with another key.")
+        if not ranges.meant(asked, image.etag):
+            raise NotTheSame
         try:
             self.metrics.deleted_images.inc(await self.store.delete(image.name))
         except OSError as error:
@@ -221,6 +227,8 @@ class Hosting:
                     log.warning("sweep: the clock has jumped by %.0f s", offset - before)
             except OSError as error:
                 log.warning("sweep: %s", error.strerror or error)
+            except Exception:  # whatever it is, the next one may go well
+                log.exception("sweep")
             await asyncio.sleep(min(self.ttl / 4, 60))
 
     async def sweep(self, *others: Callable[[Entry], bool]) -> None:

@@ -72,6 +72,9 @@ class Claim:
     reply: Reply | None = None
     # Whether it is the store's record of its name.
     held: bool = False
+    # What the store would hold, and by which name, where it failed to say whether it does.
+    mine: bytes = b""
+    unsure: str = ""
     # Set once no more comes of it, with or without a reply; then once the store knows, too.
     done: asyncio.Event = field(default_factory=asyncio.Event)
     over: asyncio.Event = field(default_factory=asyncio.Event)
@@ -120,10 +123,15 @@ class Idempotency:
         ending.add_done_callback(self._endings.discard)
         try:
             await asyncio.shield(taking)
+        except BaseException:  # whoever has left waits no longer for a store that does not answer
+            claim.done.set()
+            raise
+        try:
             yield claim
         finally:
             claim.done.set()
-            await asyncio.shield(ending)
+            if not claim.unsure:  # else the store may hang once more, for which nobody need wait
+                await asyncio.shield(ending)
 
     async def close(self) -> None:
         """Wait until the store knows how all claims ended, for as long as it may take to answer."""
@@ -163,7 +171,8 @@ class Idempotency:
         """Put the claim into the store, by the first name; or take the reply that is there by any."""
         name, *others = names
         claim.until = time.time() + seconds + MARGIN_SECONDS
-        mine = _Record(claim.digest, claim.until).packed()
+        mine = claim.mine = _Record(claim.digest, claim.until).packed()
+        asked = ""
         try:
             for other in others:
                 with contextlib.suppress(FileNotFoundError):
@@ -171,7 +180,8 @@ class Idempotency:
                     if theirs.until > time.time():
                         claim.reply = theirs.answer(claim.digest)
                         return
-            kept = await self.store.create(name, mine)
+            asked = name
+            kept = await self.store.create(asked, mine)
             if kept == mine:
                 claim.held = True
                 return
@@ -180,7 +190,8 @@ class Idempotency:
                 claim.reply = theirs.answer(claim.digest)
                 return
             # Of all who find it over, the one that makes this name succeeds it.
-            if await self.store.create(f"{name[:_DIGITS]}-{theirs.tag}.reply", mine) != mine:
+            asked = f"{name[:_DIGITS]}-{theirs.tag}.reply"
+            if await self.store.create(asked, mine) != mine:
                 raise _conflict()
             claim.held = True
             await self.store.put(name, mine)
@@ -188,6 +199,7 @@ class Idempotency:
             raise _conflict() from None  # another replica gave up just now
         except OSError as error:
             log.warning("idempotency: %s", error.strerror or error)
+            claim.unsure = "" if claim.held else asked
 
     async def _end(
         self, asked: tuple[str, str], name: str, claim: Claim, taking: asyncio.Task[None]
@@ -196,6 +208,9 @@ class Idempotency:
         try:
             await asyncio.gather(taking, return_exceptions=True)  # the caller hears, if it is there
             await claim.done.wait()
+            if claim.unsure:
+                with contextlib.suppress(OSError):
+                    claim.held = await self.store.get(claim.unsure) == claim.mine
             if claim.held and claim.reply:
                 record = _Record(claim.digest, claim.made + self.ttl, claim.reply)
                 packed = await asyncio.to_thread(record.packed)

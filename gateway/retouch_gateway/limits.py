@@ -193,7 +193,9 @@ class Limits:
             try:
                 async with asyncio.timeout(REDIS_SECONDS):
                     yield
-            except _failures() as error:
+            except OverLimit:
+                raise
+            except Exception as error:  # the library's, the loop's, or a parser's
                 self._lost(counts, error)
                 raise _Away from None
 
@@ -202,15 +204,19 @@ class Limits:
             log.warning(
                 "limits: counting in this process alone: %s", str(error) or "no answer in time"
             )
+            log.debug("limits: Redis is away", exc_info=error)
             self.metrics.limits_outages.inc()
             self._recovering = self._spawn(self._recover(counts))
 
     async def _recover(self, counts: Counts) -> None:
         while self._recovering:
             await asyncio.sleep(RECOVER_SECONDS)
-            with contextlib.suppress(*_failures()):
+            try:
                 async with asyncio.timeout(REDIS_SECONDS):
                     await self._settle(counts)
+            except Exception as error:  # whatever it is: nobody else would ask again
+                log.debug("limits: Redis is still away", exc_info=error)
+            else:
                 log.info("limits: counting in Redis again")
                 self._recovering = None
 
@@ -257,18 +263,17 @@ def check(store: str) -> None:
 
 def _pool(url: str) -> ConnectionPool:
     from redis.asyncio import ConnectionPool  # an extra
+    from redis.asyncio.retry import Retry
+    from redis.backoff import NoBackoff
+    from redis.exceptions import ConnectionError as Lost
 
-    return ConnectionPool.from_url(url)
+    # A connection that was closed while it idled is no Redis that is away: what fails is sent once more, by a new one.
+    # Where only the answer was lost, a slot is taken or freed no second time, but an edit counts twice in its rates.
+    # RuntimeError is uvloop's word for a connection that was reset.
+    lost: Any = (Lost, RuntimeError)
+    return ConnectionPool.from_url(url, retry=Retry(NoBackoff(), 1, lost))
 
 
 def _storage(url: str, pool: ConnectionPool) -> RedisStorage:
     options: dict[str, Any] = {"connection_pool": pool}
     return RedisStorage(url, implementation="redispy", key_prefix=PREFIX, **options)
-
-
-def _failures() -> tuple[type[Exception], ...]:
-    """What Redis fails with."""
-    from redis.exceptions import RedisError
-
-    # TimeoutError is an OSError. RuntimeError is uvloop's word for a connection that was reset while it idled.
-    return RedisError, OSError, RuntimeError

@@ -8,6 +8,7 @@ way.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 
 from retouch_gateway.intake import Intake
@@ -35,5 +36,6 @@ async def give_back_forever(intake: Intake) -> None:
         await asyncio.sleep(LOOK_SECONDS)
         taken = intake.taken
         if taken != given and not intake.held:
-            await asyncio.to_thread(_libc.malloc_trim, 0)
-            given = taken
+            with contextlib.suppress(RuntimeError):  # no thread: at the next look, then
+                await asyncio.to_thread(_libc.malloc_trim, 0)
+                given = taken

@@ -197,9 +197,10 @@ def _image(settings: Settings) -> Schema:
             "operationId": "image_delete",
             "summary": "Delete it before its time",
             "description": "Where keys are needed, with the key that it was made with.",
+            "parameters": [_given(*IF_MATCH)],
             "responses": {
                 "204": {"description": "It is gone.", "headers": _headers()},
-                **_errors(401, 403, 404, 410, 503),
+                **_errors(401, 403, 404, 410, 412, 503),
             },
         },
         "options": {

@@ -25,7 +25,7 @@ def answer(
 
     `etag`: a strong one, with its quotes. `headers`: what every answer carries.
     """
-    if not _meant(asked, etag):
+    if not meant(asked, etag):
         raise NotTheSame
     said = {**headers, "etag": etag, "accept-ranges": "bytes"}
     if _known(asked, etag):
@@ -37,7 +37,7 @@ def answer(
     return Response(data[part.start : part.stop], 206, said, media_type)
 
 
-def _meant(asked: Headers, etag: str) -> bool:
+def meant(asked: Headers, etag: str) -> bool:
     """Whether it is what the caller wants, if it says (If-Match, compared strongly)."""
     tags = _tags(asked, "if-match")
     return not tags or "*" in tags or etag in tags

@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from retouch.v1.image_edit_pb2 import EditedImage, EditResponse, Model, Usage
 from retouch_gateway.dialects import Edit
-from retouch_gateway.errors import BadUpstream
+from retouch_gateway.errors import ONCE, BadUpstream
 from retouch_gateway.fields import FORMATS as _VALUES
 from retouch_gateway.hosting import Hosted
 
@@ -64,7 +64,7 @@ async def off_loop(size: int, work: Callable[P, T], *args: P.args, **kwargs: P.k
 def check(images: Sequence[EditedImage]) -> None:
     """Raises BadUpstream unless there are some, each of a format that we know."""
     if not images or any(image.format not in FORMATS for image in images):
-        raise BadUpstream
+        raise BadUpstream(headers=ONCE)  # the edit is done
 
 
 def _edited(

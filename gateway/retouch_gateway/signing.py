@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import overload
 
@@ -40,6 +40,9 @@ class SigningKeys(Sequence[bytes]):
     def __getitem__(self, index: slice) -> tuple[bytes, ...]: ...
     def __getitem__(self, index: int | slice) -> bytes | tuple[bytes, ...]:
         return self._watched.value[index]
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._watched.value)  # by indices two values might be mixed
 
     def __len__(self) -> int:
         return len(self._watched.value)

@@ -22,7 +22,7 @@ from retouch.v1.image_edit_pb2 import (
 )
 from retouch.v1.image_edit_pb2_grpc import ImageEditStub
 from retouch_gateway.channels import SERVICE
-from retouch_gateway.errors import BadUpstream, GatewayError, from_rpc
+from retouch_gateway.errors import ONCE, BadUpstream, GatewayError, from_rpc
 from retouch_gateway.metrics import Metrics
 from retouch_gateway.tracing import current
 
@@ -57,6 +57,7 @@ class Target:
     `models`: what is served there as last told, also while it is not ready; None until it was.
     `settled`: set once it is known to be ready or not, and was asked for its models.
     `calls`: under way. `turn`: when it was last chosen, as the caller counts.
+    `in_force`: whether the log and the metrics say of its address what is true of this one.
     `changed` is called when `ready` or `models` may have.
     """
 
@@ -68,7 +69,7 @@ class Target:
         changed: Callable[[], None],
     ) -> None:
         self.address, self.channel = address, channel
-        self.ready = self._told = False
+        self.ready = self.in_force = self._told = False
         self.models: Sequence[Model] | None = None
         self.calls = self.turn = 0
         self.settled = asyncio.Event()
@@ -93,6 +94,12 @@ class Target:
         """Connect, and keep `ready` and `models` true until closed."""
         self._following = asyncio.create_task(self._follow())
 
+    def succeed(self, other: Target) -> None:
+        """Be in force instead of `other`, of the same address."""
+        self.in_force, other.in_force = True, False
+        self._told = other._told
+        self._became(self.channel.get_state())
+
     async def _follow(self) -> None:
         while True:
             state = self.channel.get_state(try_to_connect=True)
@@ -112,7 +119,7 @@ class Target:
     def _became(self, state: grpc.ChannelConnectivity) -> None:
         self.ready = state is _READY
         # Told are READY and failed: in between, a line is renewed now and then, which takes milliseconds.
-        if state in (_READY, _FAILED) and self.ready != self._told:
+        if self.in_force and state in (_READY, _FAILED) and self.ready != self._told:
             self._told = self.ready
             log.info(
                 "upstream %sready", "" if self.ready else "not ", extra={"target": self.address}
@@ -144,11 +151,13 @@ class Target:
             self._asking, self._asked_at = None, time.monotonic()
 
     async def close(self) -> None:
-        """Calls under way are cancelled."""
-        if tasks := {task for task in (self._following, self._asking, self._checking) if task}:
+        """Calls under way are cancelled; who waits to hear whether it is healthy hears that before."""
+        if tasks := {task for task in (self._following, self._asking) if task}:
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
+        if self._checking:
+            await asyncio.wait({self._checking})
         await self.channel.close()
 
     async def healthy(self) -> bool:
@@ -196,7 +205,7 @@ class Target:
                         return
             finally:
                 events.cancel()
-        raise BadUpstream
+        raise BadUpstream(headers=ONCE)
 
     @contextlib.contextmanager
     def _calling(self, rpc: str, metadata: Metadata) -> Iterator[_Call]:
@@ -234,5 +243,5 @@ class Target:
 def _sound(message: T | None) -> T:
     """The message of an answer; gRPC has None for one that cannot be parsed. Raises BadUpstream."""
     if message is None:
-        raise BadUpstream
+        raise BadUpstream(headers=ONCE)  # what was asked for is done
     return message

@@ -51,8 +51,9 @@ class Upstream:
         self._send_bytes, self._metrics = send_bytes, metrics
         self._retiring: set[asyncio.Task[None]] = set()
         self.targets = self._to_all(credentials)
-        for address in self._addresses:
-            metrics.upstream_ready.labels(address).set(0)
+        for each in self.targets:
+            each.in_force = True
+            metrics.upstream_ready.labels(each.address).set(0)
 
     def _to_all(self, credentials: grpc.ChannelCredentials | None) -> list[Target]:
         return [
@@ -88,11 +89,12 @@ class Upstream:
                 new.ready or old.failed for old, new in zip(self.targets, fresh, strict=True)
             ):
                 await self._changed.wait()
-        except asyncio.CancelledError:
+        except BaseException:
             await asyncio.gather(*(each.close() for each in fresh))
             raise
         old, self.targets = self.targets, fresh
-        self._notify()
+        for each, before in zip(fresh, old, strict=True):
+            each.succeed(before)
         retiring = asyncio.create_task(_retire(old))
         self._retiring.add(retiring)
         retiring.add_done_callback(self._retiring.discard)

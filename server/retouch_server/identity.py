@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from .watched import Contents, Unusable
@@ -68,7 +69,9 @@ def read_chain(pem: Contents) -> list[x509.Certificate]:
 
     try:
         chain = x509.load_pem_x509_certificates(pem)
-        faults = list(_faults(chain[0]))
+        faults = [*_faults(chain[0]), *_breaks(chain)]
+    except x509.DuplicateExtension as error:
+        raise Unusable([f"has an extension twice: {error.oid.dotted_string}"]) from None
     except ValueError:
         raise Unusable(["holds no PEM certificate"]) from None
     if faults:
@@ -79,12 +82,13 @@ def read_chain(pem: Contents) -> list[x509.Certificate]:
 def _faults(leaf: x509.Certificate) -> Iterator[str]:
     """What keeps a certificate from signing manifests (C2PA 2.2, section 14.5)."""
     from cryptography import x509
+    from cryptography.exceptions import UnsupportedAlgorithm
 
-    now = datetime.now(UTC)
-    if now > leaf.not_valid_after_utc:
-        yield f"expired at {leaf.not_valid_after_utc:%Y-%m-%d %H:%M} UTC"
-    if now < leaf.not_valid_before_utc:
-        yield f"is not valid before {leaf.not_valid_before_utc:%Y-%m-%d %H:%M} UTC"
+    yield from _untimely(leaf)
+    try:
+        leaf.public_key()
+    except UnsupportedAlgorithm as error:
+        yield f"has a key of an unknown kind: {error}"
     had: dict[type, Any] = {type(each.value): each.value for each in leaf.extensions}
     if (basic := had.get(x509.BasicConstraints)) and basic.ca:
         yield "begins with an authority's certificate: the signer's own comes first"
@@ -96,6 +100,28 @@ def _faults(leaf: x509.Certificate) -> Iterator[str]:
         yield "has none of the extended key usages emailProtection, documentSigning and C2PA claim signing"
     if x509.AuthorityKeyIdentifier not in had:
         yield "has no authority key identifier"
+
+
+def _untimely(certificate: x509.Certificate) -> Iterator[str]:
+    now = datetime.now(UTC)
+    if now > certificate.not_valid_after_utc:
+        yield f"expired at {certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC"
+    if now < certificate.not_valid_before_utc:
+        yield f"is not valid before {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC"
+
+
+def _breaks(chain: Sequence[x509.Certificate]) -> Iterator[str]:
+    """Where nobody can follow a chain from its leaf on, whomever they trust."""
+    from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+
+    for number, (child, issuer) in enumerate(pairwise(chain), 2):
+        whose = f"certificate {number}, of {issuer.subject.rfc4514_string()},"
+        try:
+            child.verify_directly_issued_by(issuer)
+        except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+            yield f"{whose} did not issue the one before it: each comes before its issuer"
+        for fault in _untimely(issuer):
+            yield f"{whose} {fault}"
 
 
 def _read_key(pem: Contents) -> PrivateKeyTypes:

@@ -121,8 +121,8 @@ def test_others_are_not(edit: Edit, gateway: FakeGateway, answer: Answer, status
 def test_busy_until_the_time_is_over(
     edit: Edit, gateway: FakeGateway, waits: list[float], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    gateway.answers = [failed(503, "no server is ready"), stream(completed(), seconds=2)]
-    assert edit("photo.png", "night", "--timeout", "1.5") == 5
+    gateway.answers = [failed(503, "no server is ready"), stream(completed(), seconds=6)]
+    assert edit("photo.png", "night", "--timeout", "5") == 5
     assert capsys.readouterr().err == "retouch: no server is ready\n"
     assert len(waits) == 1
 

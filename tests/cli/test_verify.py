@@ -230,10 +230,22 @@ def test_anchors_that_are_none(capsys: pytest.CaptureFixture[str]) -> None:
     Path("anchors.pem").write_text("rubbish")
     assert verify("--trust=anchors.pem", picture()) == 1
     assert verify("--trust=nowhere.pem", picture()) == 1
+    for body in ("rubbish", "AAAA", "é"):
+        Path("anchors.pem").write_text(
+            f"-----BEGIN CERTIFICATE-----\n{body}\n-----END CERTIFICATE-----\n"
+        )
+        assert verify("--trust=anchors.pem", picture()) == 1
     assert capsys.readouterr().err.splitlines() == [
         "retouch: anchors.pem holds no PEM certificate",
         "retouch: cannot read nowhere.pem: No such file or directory",
+        *["retouch: a certificate in anchors.pem cannot be read"] * 3,
     ]
+
+
+def test_anchors_among_comments(studio: Studio) -> None:
+    own = studio.root.read_text()
+    Path("anchors.pem").write_text(f"# Autoridad de Certificación\n{own}\n# and again\n{own}")
+    assert verify("--trust=anchors.pem", signed(picture(), studio.issue(), MANIFEST)) == 0
 
 
 def test_without_the_package(

@@ -92,6 +92,7 @@ class Tiers:
             stop.set()
             for each in callers:
                 each.join(60)
+        assert not any(each.is_alive() for each in callers)
         assert len(self.statuses) > 3
         assert set(self.statuses) == {200}
 
@@ -103,8 +104,9 @@ class Tiers:
         options = [("grpc.use_local_subchannel_pool", 1)]
         with grpc.secure_channel(target, proof, options) as channel:
             try:
-                ImageEditStub(channel).ListModels(pb.ListModelsRequest(), timeout=10)
-            except grpc.RpcError:
+                ImageEditStub(channel).ListModels(pb.ListModelsRequest(), timeout=60)
+            except grpc.RpcError as error:
+                assert error.code() is grpc.StatusCode.UNAVAILABLE  # it was refused, and not late
                 return False
             return True
 

@@ -23,6 +23,8 @@ from tests.e2e.conftest import BIN, environment, free_ports
 from tests.e2e.pictures import b64, photo, png
 from tests.run_up import wait_for
 
+# For what takes a moment; a busy machine may stand still for seconds.
+AT_ONCE, SOON = 5.0, 30.0
 KEY = "rt_a-key-of-which-no-log-may-speak"
 PROMPT = "make it night, says nobody's log"
 PHOTO = b64(png(photo()))
@@ -115,8 +117,8 @@ def trio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trio]:
         trio = Trio(gateway, servers, stack.enter_context(client))
         for server in servers:
             wait_for(lambda server=server: server.lines("serving pocket"), 60, "a server")  # type: ignore[misc]
-        wait_for(trio.ready, 20, "ready")
-        wait_for(lambda: len(gateway.lines("upstream ready")) == 2, 5, "both found")
+        wait_for(trio.ready, SOON, "ready")
+        wait_for(lambda: len(gateway.lines("upstream ready")) == 2, SOON, "both found")
         yield trio
 
 
@@ -131,7 +133,7 @@ def test_one_edit_is_told_of_in_both_logs(trio: Trio) -> None:
             lines += server.lines("call")
         return [line for line in lines if line.get("request_id") == "of-both"]
 
-    wait_for(lambda: len(told()) == 2, 5, "both lines")
+    wait_for(lambda: len(told()) == 2, SOON, "both lines")
     gateway, server = told()
     assert {gateway["trace_id"], server["trace_id"]} == {TRACE}
     assert (gateway["route"], gateway["status"]) == ("/v1/images/edits", 200)
@@ -158,9 +160,11 @@ def test_one_is_killed_and_the_other_serves(trio: Trio) -> None:
     lost, kept = trio.servers
     with ThreadPoolExecutor(4) as pool:
         under_way = [pool.submit(trio.edit, num_inference_steps=20) for _ in range(4)]
-        wait_for(lambda: lost.running() > 0 and kept.running() > 0, 20, "edits on both")
+        wait_for(lambda: lost.running() > 0 and kept.running() > 0, SOON, "edits on both")
         lost.end()
-        wait_for(lambda: 502 in [f.result().status_code for f in under_way if f.done()], 3, "told")
+        wait_for(
+            lambda: 502 in [f.result().status_code for f in under_way if f.done()], SOON, "told"
+        )
         answers = [future.result(60) for future in under_way]
     # 502: it had begun, and to do it again may be to kill the next.
     assert {answer.status_code for answer in answers} == {200, 502}
@@ -176,23 +180,23 @@ def test_one_that_stands_still_is_not_ready(trio: Trio) -> None:
     try:
         began = time.monotonic()
         assert trio.client.get("/readyz").status_code == 503
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < AT_ONCE
     finally:
         kept.process.send_signal(signal.SIGCONT)
-    wait_for(trio.ready, 5, "ready again")
+    wait_for(trio.ready, SOON, "ready again")
 
 
 def test_when_none_is_left_it_is_said_at_once(trio: Trio) -> None:
     _, kept = trio.servers
     kept.end()
-    wait_for(lambda: len(trio.gateway.lines("upstream not ready")) == 2, 5, "its loss is known")
+    wait_for(lambda: len(trio.gateway.lines("upstream not ready")) == 2, SOON, "its loss is known")
     for _ in range(3):
         began = time.monotonic()
         answer = trio.edit()
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < AT_ONCE
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
     assert trio.client.get("/healthz").status_code == 200
     reasons = [line["details"] for line in trio.gateway.lines("upstream call failed")]
     assert any("refused" in reason for reason in reasons), reasons
     trio.gateway.process.send_signal(signal.SIGTERM)
-    assert trio.gateway.process.wait(10) == 0
+    assert trio.gateway.process.wait(SOON) == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ BUDGET, BODY_SECONDS, TTL = 6, 1, 8
 CLAIM_SECONDS = BUDGET + 5  # and the margin for clocks that differ
 KEPT = {"idempotency-key": "once"}
 SENT = body(64, 2, response_format="url")
+SLACK_SECONDS = 6  # of a machine that is busy; by default an edit's place would be held for 360
 CLAIM_BYTES = 4_000  # a claim's request is smaller than that, an image's larger
 
 
@@ -107,6 +109,7 @@ def test_it_is_killed_between_storing_and_replying(pair: Pair, server: Server) -
     pair.line.cut(pair.line.up, Then.HOLD, after=CLAIM_BYTES)
     caller = Caller(pair.doomed.url, SENT, KEPT)
     wait_for(lambda: pair.line.up.held, REACHED_SECONDS, "the image on its way")
+    assert Caller(pair.other.url, SENT, KEPT).end() == 409
     pair.line.cut(pair.line.down, Then.HOLD)
     pair.line.cut(pair.line.up, Then.HOLD, after=10**9)
     wait_for(pair.holds_images, REACHED_SECONDS, "the image stored")
@@ -115,7 +118,7 @@ def test_it_is_killed_between_storing_and_replying(pair: Pair, server: Server) -
 
     # Nobody knows whether it was done. The claim of the dead ends by itself; then the edit is made anew, once.
     *refused, again = sent_until_done(pair.other, KEPT)
-    assert {caller.status for caller in refused} == {409}
+    assert {caller.status for caller in refused} <= {409}
     assert ended(server) - before == 2
     replayed = Caller(pair.other.url, SENT, KEPT)
     assert replayed.end() == 200
@@ -224,19 +227,30 @@ def test_the_line_to_redis(limited: Limited, fault: str) -> None:
     assert Caller(limited.gateway.url, body()).end() == 200
 
 
-def test_what_a_dead_gateway_held_is_free_again(limited: Limited) -> None:
+def test_what_a_dead_gateway_held_is_free_again(
+    server: Server, start_gateway: StartGateway, redis_port: int
+) -> None:
     """Once its edits would be over: after the longest that they may take."""
-    limited.gateway.kill()
-    times = {"TIMEOUT": str(BUDGET), "BODY_TIMEOUT": str(BODY_SECONDS)}
-    limited.gateway.settings |= {f"RETOUCH_GATEWAY_{name}": each for name, each in times.items()}
-    limited.gateway.start()
-    limited.gateway.wait_ready()
-    caller = Caller(limited.gateway.url, body(128, 100, stream=True))
+    doomed, other = (
+        start_gateway(
+            server.address,
+            LIMITS_STORE=f"redis://127.0.0.1:{redis_port}",
+            CONCURRENCY="1",
+            TIMEOUT=str(BUDGET),
+            BODY_TIMEOUT=str(BODY_SECONDS),
+        )
+        for _ in range(2)
+    )
+    for gateway in (doomed, other):
+        gateway.wait_ready()
+    caller = Caller(doomed.url, body(128, 100, stream=True))
     wait_for(lambda: caller.saw("queued"), REACHED_SECONDS, "an edit under way")
-    limited.gateway.process.send_signal(signal.SIGKILL)
-    limited.gateway.process.wait()
+    doomed.process.send_signal(signal.SIGKILL)
+    doomed.process.wait()
+    killed = time.monotonic()
     assert isinstance(caller.end(), str)
-    limited.gateway.start()
-    limited.gateway.wait_ready()
-    *refused, _ = sent_until_done(limited.gateway, {})
+    first, *refused, _ = sent_until_done(other, {})
+    assert time.monotonic() - killed < BUDGET + BODY_SECONDS + SLACK_SECONDS
+    assert first.status == 429
     assert {caller.status for caller in refused} <= {429}
+    other.kill()

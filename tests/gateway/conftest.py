@@ -15,6 +15,7 @@ from typing import Any
 
 import grpc
 import httpx
+import hypothesis
 import pytest
 import pytest_asyncio
 import uvicorn
@@ -35,6 +36,10 @@ from retouch_gateway.tracing import OFF, Tracing
 
 SERVICE = "retouch.v1.ImageEdit"
 HERE = Path(__file__).parent
+
+# How long an example takes says more of the machine than of what is tested.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -313,7 +318,7 @@ class Live:
 
     async def eventually(self, name: str, value: float, **labels: str) -> None:
         """Wait until a metric has reached `value`: it may come a moment after the answer."""
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(10):
             while self.value(name, **labels) < value:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
 

@@ -91,7 +91,7 @@ async def test_ids_and_time_are_on_every_answer(gateway: Live, upstream: Upstrea
     ):
         response = await gateway.client.get(path, headers={"x-request-id": "mine-1"})
         assert response.headers["x-request-id"] == "mine-1"
-        assert int(response.headers["openai-processing-ms"]) < 1000
+        assert int(response.headers["openai-processing-ms"]) < 5000
     response = await gateway.client.get("/healthz", headers={"x-request-id": "in sane"})
     assert response.headers["x-request-id"].startswith("req_")
 
@@ -102,15 +102,15 @@ async def test_the_request_id_travels(gateway: Live, upstream: Upstream) -> None
 
 
 async def test_the_budget_is_the_deadline(start: StartGateway, upstream: Upstream) -> None:
-    gateway = await start(timeout=0.4)
-    upstream.echo.delay = 5
+    gateway = await start(timeout=2)
+    upstream.echo.delay = 8
     began = time.monotonic()
     response = await gateway.edit()
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 5
     assert error_of(response, 504)["type"] == "api_error"
     assert response.headers["x-should-retry"] == "false"  # it would take as long again
-    assert 0 < upstream.echo.seconds_left[0] < 0.4
-    await asyncio.wait_for(upstream.echo.cancelled.wait(), 1)
+    assert 0 < upstream.echo.seconds_left[0] < 2.1  # gRPC rounds it up
+    await asyncio.wait_for(upstream.echo.cancelled.wait(), 10)
 
 
 async def test_models(gateway: Live) -> None:

@@ -16,6 +16,7 @@ from tests.gateway.conftest import Live, b64, error_of, picture
 GOOD = b64(picture())
 MIB4 = 4 * 2**20
 ROUTE = "/v1/images/edits"
+ENOUGH = 0.5  # seconds of CPU: 3 % of it are taken
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:
@@ -107,9 +108,9 @@ CASES: dict[str, tuple[dict[str, Any], str | None, str]] = {
 @pytest.mark.parametrize("case", CASES)
 async def test_a_bad_field_is_named(gateway: Live, case: str) -> None:
     body, param, text = CASES[case]
-    began = time.monotonic()
+    began = time.process_time()
     response = await gateway.edit(**body)
-    assert time.monotonic() - began < 1
+    assert time.process_time() - began < ENOUGH
     error = error_of(response, 400, param)
     assert error["type"] == "invalid_request_error"
     assert len(response.content) < 5000
@@ -204,9 +205,9 @@ async def form(gateway: Live, **fields: bytes | str) -> httpx.Response:
 @pytest.mark.parametrize("case", FORMS)
 async def test_a_bad_part_is_named(gateway: Live, case: str) -> None:
     fields, param, text = FORMS[case]
-    began = time.monotonic()
+    began = time.process_time()
     error = error_of(await form(gateway, **fields), 400, param)
-    assert time.monotonic() - began < 1
+    assert time.process_time() - began < ENOUGH
     assert text in error["message"]
     assert (await form(gateway)).status_code == 200
 

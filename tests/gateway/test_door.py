@@ -101,10 +101,10 @@ async def test_a_slot_is_given_back_however_the_edit_ends(
         upstream.echo.started.clear()
         upstream.echo.cancelled.clear()
         running = asyncio.create_task(gateway.edit(stream=stream))
-        await asyncio.wait_for(upstream.echo.started.wait(), 2)
+        await asyncio.wait_for(upstream.echo.started.wait(), 10)
         error_of(await edit(gateway), 429)
         running.cancel()
-        await asyncio.wait_for(upstream.echo.cancelled.wait(), 2)
+        await asyncio.wait_for(upstream.echo.cancelled.wait(), 10)
         await until_free(gateway)
     upstream.echo.delay = 0
     for body in ({}, {"stream": True}, {}):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import hmac
 import json
 import os
 import time
@@ -18,6 +19,7 @@ import pytest_asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -27,6 +29,7 @@ from retouch_gateway.hosting import MEDIA_TYPES, Hosting
 from retouch_gateway.metrics import Metrics
 from retouch_gateway.stores import Entry, Folder, Store
 from tests.gateway.conftest import Live, StartGateway, error_of
+from tests.gateway.several import until
 from tests.gateway.stores import Open, bucket, object_store, open_again, store
 
 __all__ = ["bucket", "object_store", "open_again", "store"]
@@ -90,7 +93,7 @@ class Site:
             name = request.path_params["name"]
             if request.method != "DELETE":
                 return await hosting.serve(request, name)
-            await hosting.delete(name, request.headers.get("owner", ""))
+            await hosting.delete(name, request.headers.get("owner", ""), request.headers)
             return Response(status_code=204)
 
         async def refused(_request: Request, error: Exception) -> Response:
@@ -201,6 +204,12 @@ async def test_only_if_it_is_the_one_meant(site: Site, asked: str, status: int) 
     assert found.status_code == (304 if status == 200 else 412)
     gone = await site.get(forged(path), if_match='"x"')
     assert gone.status_code == 404
+    # It tells nobody else whether the image is the one that they mean.
+    foreign = await site.get(path, "DELETE", owner="bob", if_match=asked.format(etag=etag))
+    assert foreign.status_code == 403
+    deleted = await site.get(path, "DELETE", if_match=asked.format(etag=etag))
+    assert deleted.status_code == (204 if status == 200 else 412)
+    assert (await site.get(path)).status_code == (404 if status == 200 else 200)
 
 
 @pytest.mark.parametrize("asked", ["bytes=2048-", "bytes=2048-9999", "bytes=-0"])
@@ -280,19 +289,46 @@ async def test_a_path_is_as_we_signed_it_or_none(
     ]
     for wrong in forged:
         with pytest.raises(NotFound):
-            await hosting.delete(wrong, owner)
+            await hosting.delete(wrong, owner, Headers())
+    other = data.draw(st.text(max_size=40).filter(lambda o: o != owner))
     with pytest.raises(Forbidden):
-        await hosting.delete(name, data.draw(st.text(max_size=40).filter(lambda o: o != owner)))
-    await hosting.delete(name, owner)
+        await hosting.delete(name, other, Headers())
+    await hosting.delete(name, owner, Headers())
 
 
 async def test_one_keys_urls_do_not_show_that_they_are(store: Store) -> None:
-    hosting = hosting_in(store)
+    hosting, began = hosting_in(store), time.time()
     one, other = [
         base64.urlsafe_b64decode((await path_in(hosting, owner="ada"))[8:80]) for _ in range(2)
     ]
-    assert one[16:21] == other[16:21]  # the second; no other byte run is shared
+    for each in (one, other):  # the second; no other byte run is shared
+        assert began + 60 <= int.from_bytes(each[16:21], "big") <= time.time() + 61
     assert one[21:30] != other[21:30]
+
+
+async def test_all_keys_are_compared_in_constant_time_whichever_fits(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = [bytes([i]) * 32 for i in range(4)]
+    site, compared = Site.of(hosting_in(store, 60, *keys)), list[int]()
+    compare = hmac.compare_digest
+
+    def spy(one: bytes, other: bytes) -> bool:
+        compared.append(len(one))
+        return compare(one, other)
+
+    async with site.client:
+        signed = [
+            await path_in(hosting_in(store, 60, key)) for key in (keys[0], keys[3], b"o" * 32)
+        ]
+        monkeypatch.setattr(hmac, "compare_digest", spy)
+        for path, status in zip(signed, (200, 200, 404), strict=True):
+            compared.clear()
+            assert (await site.get(path)).status_code == status
+            assert compared == [24] * 4
+        compared.clear()
+        assert (await site.get(signed[0], "DELETE", owner="bob")).status_code == 403
+        assert compared == [24] * 4 + [9]  # and whose it is
 
 
 async def test_another_gateways_path_is_not_found(open_again: Open) -> None:
@@ -344,18 +380,19 @@ async def test_who_made_it_deletes_it(site: Site, owner: str, other: str) -> Non
 
 
 async def test_an_expired_image_is_gone_and_swept(site: Site) -> None:
-    site.hosting.ttl = 1
-    path = await path_in(site.hosting)
+    site.hosting.ttl = 3
+    hosted = await site.hosting.put(DATA, "png", "")
+    assert hosted
+    path = hosted.path
     sweeping = asyncio.create_task(site.hosting.sweep_forever())
     assert (await site.get(path)).status_code == 200
-    await asyncio.sleep(2.1)  # the second it expires in is its last
+    await asyncio.sleep(hosted.expires_at - time.time() + 0.05)
     gone = await site.get(path)
     assert gone.status_code == 410
     assert gone.headers["cache-control"] == "no-store"
     assert (await site.get(path, "DELETE")).status_code == 410
-    await asyncio.sleep(0.5)
+    await until(lambda: counted(site.hosting, "swept_images") == 1, 10)
     assert await site.hosting.store.entries() == []
-    assert counted(site.hosting, "swept_images") == 1
     assert served(site.hosting, "expired") == 1
     sweeping.cancel()
 
@@ -447,8 +484,20 @@ async def test_many_are_swept(store: Store) -> None:
 
 async def test_a_sweep_that_fails_is_made_again(caplog: pytest.LogCaptureFixture) -> None:
     sweeping = asyncio.create_task(hosting_in(Broken(), 1).sweep_forever())
-    await asyncio.sleep(0.6)
-    assert caplog.messages.count("sweep: Input/output error") >= 2
+    await until(lambda: caplog.messages.count("sweep: Input/output error") >= 2, 10)
+    assert not sweeping.done()
+    sweeping.cancel()
+
+
+async def test_a_sweep_goes_on_whatever_it_meets(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Odd(Folder):
+        def _entries(self) -> list[Entry]:
+            raise RuntimeError("can't start new thread")
+
+    sweeping = asyncio.create_task(hosting_in(Odd(tmp_path), 1).sweep_forever())
+    await until(lambda: caplog.messages.count("sweep") >= 2)
     assert not sweeping.done()
     sweeping.cancel()
 
@@ -498,4 +547,4 @@ async def test_a_restart_keeps_urls(start: StartGateway) -> None:
 async def test_an_expired_image_is_gone_whatever_the_store_says(tmp_path: Path) -> None:
     path = await path_in(hosting_in(Folder(tmp_path), -10))
     with pytest.raises(Gone):
-        await hosting_in(Broken()).delete(path.removeprefix("/images/"), "")
+        await hosting_in(Broken()).delete(path.removeprefix("/images/"), "", Headers())

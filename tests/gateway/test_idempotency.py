@@ -243,14 +243,17 @@ async def test_a_replica_that_died_blocks_nobody_for_long(
     assert edit.done == 1
 
 
-async def test_a_reply_is_kept_for_its_time(open_again: Open) -> None:
-    edit = Edits()
-    started = time.time()
-    await send(replica(open_again(), 1.5), edit)
-    await send(replica(open_again(), 1.5), edit)
+async def test_a_reply_is_kept_for_its_time(
+    open_again: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edit, now, later = Edits(), time.time, 0
+    monkeypatch.setattr(time, "time", lambda: now() + later)
+    await send(replica(open_again(), 60), edit)
+    later = 40
+    await send(replica(open_again(), 60), edit)
     assert edit.done == 1
-    await asyncio.sleep(started + 1.6 - time.time())
-    await send(replica(open_again(), 1.5), edit, OTHER)
+    later = 80
+    await send(replica(open_again(), 60), edit, OTHER)
     assert edit.done == 2
 
 
@@ -358,6 +361,118 @@ async def test_who_is_first_learns_it_though_the_answer_is_lost(
     assert forgetful.refused > 2
 
 
+class Late(Folder):
+    """Keeps the first claim that it can, and says so when nobody listens any more."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.go, self.kept = threading.Event(), False
+
+    def _put(self, name: str, data: bytes, media_type: str, create: bool) -> None:
+        super()._put(name, data, media_type, create)
+        if create and not self.kept:
+            self.kept = True
+            self.go.wait(60)
+
+
+@pytest.mark.parametrize("succeeds", [False, True])
+@pytest.mark.parametrize(("end", "more"), [(Edits(), 0), (fails, 1)], ids=["done", "failed"])
+async def test_a_claim_whose_answer_was_lost_is_found_at_its_end(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    end: Callable[[Claim], Awaitable[None]],
+    more: int,
+    succeeds: bool,
+) -> None:
+    """The edit is not made again; or, where it failed, at once by whoever comes next."""
+    monkeypatch.setattr(idempotency, "MARGIN_SECONDS", 0)
+    edit, store = Edits(), Late(tmp_path)
+    at = replica(store)
+    if succeeds:
+        died = replica(Folder(tmp_path))
+        await died._take(died._names("ada", "key"), Claim(ONE), 0)
+
+    async def ends(claim: Claim) -> None:
+        monkeypatch.setattr(stores, "SECONDS", 60)
+        await end(claim)
+
+    monkeypatch.setattr(stores, "SECONDS", 0.3)
+    with contextlib.suppress(ZeroDivisionError):
+        assert await send(at, ends) == BODY
+    store.go.set()
+    assert store.kept
+    await at.close()
+    for other in (at, replica(Folder(tmp_path))):
+        assert await send(other, edit) == BODY
+    assert edit.done == more
+
+
+async def test_a_claim_that_is_anothers_is_left_alone(tmp_path: Path) -> None:
+    """Also where the store failed when it was asked for."""
+    first, edit = Edits(held=True), Edits()
+    sending = asyncio.create_task(send(replica(Folder(tmp_path)), first))
+    await first.begun.wait()
+    at = replica(Flaky(tmp_path, 1))
+    with pytest.raises(ZeroDivisionError):
+        await send(at, fails)
+    await at.close()
+    with pytest.raises(Conflict):
+        await send(replica(Folder(tmp_path)), edit)
+    first.go.set()
+    assert await sending == BODY
+
+
+async def test_nobody_waits_for_a_store_that_hangs_to_say_how_it_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, edit = Hangs(tmp_path), Edits()
+    at = replica(store)
+
+    async def ends(claim: Claim) -> None:
+        monkeypatch.setattr(stores, "SECONDS", 60)
+        await edit(claim)
+
+    monkeypatch.setattr(stores, "SECONDS", 0.2)
+    sending = asyncio.create_task(send(at, ends))
+    await asyncio.wait({sending}, timeout=10)
+    assert sending.done()
+    assert await sending == BODY
+    store.go.set()
+    await at.close()
+
+
+async def test_who_leaves_a_store_that_hangs_waits_no_longer(tmp_path: Path) -> None:
+    """It holds its place and its bytes until it is let go; the claim is given up all the same."""
+    store, edit = Hangs(tmp_path), Edits()
+    at = replica(store)
+    sending = asyncio.create_task(send(at, edit))
+    await asyncio.to_thread(store.asked.wait)
+    sending.cancel()
+    await asyncio.wait({sending}, timeout=10)
+    assert sending.cancelled()
+    again = asyncio.create_task(send(at, edit, OTHER))
+    store.go.set()
+    assert await again == BODY
+    assert len(await names(store)) == 1
+
+
+class Hangs(Folder):
+    """Answers nothing until it is let go."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.asked, self.go = threading.Event(), threading.Event()
+
+    def _put(self, name: str, data: bytes, media_type: str, create: bool) -> None:
+        self.asked.set()
+        self.go.wait(60)
+        super()._put(name, data, media_type, create)
+
+    def _get(self, name: str) -> bytes:
+        self.go.wait(60)
+        return super()._get(name)
+
+
 async def test_who_leaves_before_it_is_refused_leaves_no_trace(store: Store) -> None:
     loop, said = asyncio.get_running_loop(), list[object]()
     edit = Edits(held=True)
@@ -442,6 +557,7 @@ async def test_a_failing_store_stops_no_edit(caplog: pytest.LogCaptureFixture) -
     assert await asyncio.gather(*sending) == [BODY] * 3
     assert edit.done == 1  # here they know of each other
     assert "idempotency: Input/output error" in caplog.text
+    await at.close()
     await send(at, edit)
     assert edit.done == 2  # and of none before
 
@@ -542,9 +658,10 @@ async def test_two_at_once_are_one(start: StartGateway, upstream: Upstream) -> N
 async def test_who_leaves_gives_up_the_claim(start: StartGateway, upstream: Upstream) -> None:
     gateway = await start()
     upstream.echo.delay = 60
-    with contextlib.suppress(httpx.ReadTimeout):
-        gateway.client.timeout = httpx.Timeout(0.3)
-        await edit(gateway)
-    await asyncio.wait_for(upstream.echo.cancelled.wait(), 2)
-    upstream.echo.delay, gateway.client.timeout = 0, httpx.Timeout(5)
+    leaves = asyncio.create_task(edit(gateway))
+    await asyncio.wait_for(upstream.echo.started.wait(), 10)
+    leaves.cancel()
+    await asyncio.wait({leaves})
+    await asyncio.wait_for(upstream.echo.cancelled.wait(), 10)
+    upstream.echo.delay = 0
     assert (await edit(gateway, n=2)).status_code == 200

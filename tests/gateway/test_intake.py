@@ -23,7 +23,7 @@ async def test_a_declared_length_is_refused_unread(gateway: Live) -> None:
         writer.write(head(f"content-length: {10**12}\r\nexpect: 100-continue\r\n"))
         began = time.monotonic()
         status, headers, body = await answer(reader)
-        assert time.monotonic() - began < 0.5
+        assert time.monotonic() - began < 4  # a body has 5
     assert (status, headers["connection"]) == (413, "close")
     assert json.loads(body)["error"]["code"] == 413
 
@@ -45,7 +45,7 @@ async def test_a_body_without_end(start: StartGateway, kind: str) -> None:
 
         sending = asyncio.create_task(on_and_on())
         assert (await answer(reader))[0] == 413
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 5  # it goes on for longer
         # Told why, then cut off: it is not listened to for ever.
         with contextlib.suppress(ConnectionResetError):
             assert await asyncio.wait_for(reader.read(), 4) == b""
@@ -69,11 +69,16 @@ async def test_a_trickle(start: StartGateway, kind: str) -> None:
     gateway = await start(body_timeout=0.3)
     async with dialled(gateway) as (reader, writer):
         writer.write(whole(kind)[:-100])
-        await asyncio.sleep(0.2)
-        writer.write(BODIES[kind][-100:-99])
-        began = time.monotonic()
+
+        async def trickle() -> None:
+            for at in range(100):
+                await asyncio.sleep(0.1)
+                writer.write(BODIES[kind][at - 100 :][:1])
+
+        began, trickling = time.monotonic(), asyncio.create_task(trickle())
         status, headers, body = await answer(reader)
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 5  # all of it is there after 10
+        trickling.cancel()
     assert (status, headers["connection"]) == (408, "close")
     assert json.loads(body)["error"]["code"] == 408
     assert gateway.value("body_rejections_total", reason="time") == 1
@@ -111,9 +116,9 @@ async def test_a_caller_that_leaves_cancels_the_edit(gateway: Live, upstream: Up
     upstream.echo.delay = 30
     async with dialled(gateway) as (_, writer):
         writer.write(head(f"content-length: {len(BODY)}\r\n") + BODY)
-        await asyncio.wait_for(upstream.echo.started.wait(), 2)
+        await asyncio.wait_for(upstream.echo.started.wait(), 10)
         assert not upstream.echo.cancelled.is_set()
-    await asyncio.wait_for(upstream.echo.cancelled.wait(), 1)
+    await asyncio.wait_for(upstream.echo.cancelled.wait(), 10)
     await gateway.eventually("disconnects_total", before + 1)
     await gateway.eventually(
         "requests_total", 1, route="/v1/images/edits", method="POST", code="499"
@@ -137,7 +142,7 @@ def held(gateway: Live) -> float:
 
 
 async def nothing_held(gateway: Live) -> None:
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(10):
         while held(gateway):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
@@ -187,7 +192,7 @@ async def test_whatever_becomes_of_a_body_it_counts_no_more(
     upstream.echo.delay = 30
     async with dialled(gateway) as (_, writer):  # gone during its edit
         writer.write(whole())
-        await asyncio.wait_for(upstream.echo.started.wait(), 2)
+        await asyncio.wait_for(upstream.echo.started.wait(), 10)
         assert held(gateway) == len(BODY)
     await nothing_held(gateway)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import hmac
 import logging
 import math
 import os
@@ -96,6 +97,25 @@ def test_without_a_file_nobody_needs_a_key() -> None:
     for headers in ({}, {"authorization": "Bearer none"}, {"x-api-key": "x"}):
         assert free.find(Headers(headers)) is ANONYMOUS
     assert (ANONYMOUS.id, ANONYMOUS.rate_limit, ANONYMOUS.concurrency) == ("", (), None)
+
+
+@pytest.mark.parametrize(
+    ("secret", "whose"), [("secret-a", "ada"), ("secret-b", "bob"), ("x", "401")]
+)
+def test_all_keys_are_compared_in_constant_time_whichever_fits(
+    file: Path, monkeypatch: pytest.MonkeyPatch, secret: str, whose: str
+) -> None:
+    found, compared = Keys(file, Metrics()), list[str]()
+    compare = hmac.compare_digest
+
+    def spy(one: str, other: str) -> bool:
+        compared.append(one)
+        return compare(one, other)
+
+    monkeypatch.setattr(hmac, "compare_digest", spy)
+    assert who(found, x_api_key=secret) == whose
+    assert compared == [key.hash for key in keys.read(file)]
+    assert len(compared) > 1
 
 
 def test_the_hash_of_nothing_lets_nobody_in(tmp_path: Path) -> None:
@@ -389,4 +409,4 @@ async def test_a_broken_file_leaves_the_keys_as_they_were(
 
 
 async def test_without_a_file_there_is_nothing_to_watch() -> None:
-    await asyncio.wait_for(Keys(None, Metrics()).watch_forever(), 1)
+    await asyncio.wait_for(Keys(None, Metrics()).watch_forever(), 10)

@@ -10,16 +10,19 @@ import math
 import re
 import shutil
 import socket
+import struct
 import subprocess
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 import pytest_asyncio
 import redis
+import uvloop
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -32,6 +35,7 @@ from retouch_gateway.metrics import Metrics
 from retouch_gateway.slots import Slots, SlotsHere, SlotsInRedis
 
 NUMBERS = itertools.count()
+HALF_A_SECOND = limits.REDIS_SECONDS
 DURATION = re.compile(r"(?:(?:(\d+)h)?(\d+)m)?(\d+)s")
 HERE = "192.0.2.7"
 
@@ -107,9 +111,9 @@ def store(request: pytest.FixtureRequest) -> str:
     return url
 
 
-@pytest.fixture
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For what is about counts alone: a machine that is busy is no Redis that hangs."""
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that is busy is no Redis that hangs."""
     monkeypatch.setattr(limits, "REDIS_SECONDS", 10.0)
 
 
@@ -386,12 +390,12 @@ async def test_what_redis_holds_is_named_and_expires(opened: Open, server: Serve
 
 
 async def test_a_gateway_that_dies_gives_back_what_it_held(opened: Open, store: str) -> None:
-    limited, ada = opened(store, None, 2, 2), key()
+    limited, ada = opened(store, None, 2, 4), key()
     dead = await limited.take(ada, HERE)
-    await asyncio.sleep(1)
+    await asyncio.sleep(2)
     await limited.take(ada, HERE)  # which prolongs nothing for the first
     await refused(limited, ada)
-    await asyncio.sleep(1.05)
+    await asyncio.sleep(2.05)
     alive = await limited.take(ada, HERE)
     await dead.release()  # it was not so dead; but what it held is another's now
     await refused(limited, ada)
@@ -457,7 +461,6 @@ async def test_round_trips_of_an_edit(
         assert road.asked == asked + trips + bool(concurrency)
 
 
-@pytest.mark.usefixtures("patient")
 @settings(
     deadline=None,
     max_examples=60,
@@ -636,7 +639,7 @@ async def test_redis_dies_and_comes_back(
     here = [await limited.take(ada, HERE), await limited.take(ada, HERE)]
     assert "under way" in (await refused(limited, ada)).message  # limited all the same
     await there.release()
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 5  # nobody waits for what is not there
     [message] = caplog.messages
     assert message.startswith("limits: counting in this process alone: ")
     assert sample(limited, "limits_outages") == 1
@@ -654,6 +657,113 @@ async def test_redis_dies_and_comes_back(
             await lease.release()
         assert not [*client.scan_iter("*slot*")]
     assert sample(limited, "limits_outages") == 1
+
+
+@pytest.mark.parametrize("loop", [asyncio, uvloop])
+@pytest.mark.parametrize("reset", [False, True])
+def test_connections_that_were_closed_while_they_idled_are_no_outage(
+    server: Server, loop: Any, reset: bool
+) -> None:
+    """As by Redis' own `timeout`, by a balancer, or where another Redis takes over."""
+
+    async def main() -> None:
+        async with between(server) as road:
+            limited, ada = Limits(road.url, "1000/minute", 100, 60, Metrics()), key()
+            for several in range(1, 9):
+                leases = await asyncio.gather(*(limited.take(ada, HERE) for _ in range(several)))
+                await asyncio.gather(*(lease.release() for lease in leases))
+                assert road.drop(reset=reset) > 0
+                await asyncio.sleep(0.02 * (several % 2))  # seen to be closed, or not yet
+            assert sample(limited, "limits_outages") == 0
+            with server.client as client:
+                assert client.zcard(f"retouch:key/{ada.id}/slots") == 0
+                [rate] = [name for name in client.scan_iter("*") if ada.id in name]
+                assert client.llen(rate) == sum(range(1, 9))
+            await limited.close()
+
+    loop.run(main())
+
+
+class Odd:
+    """Answers whatever it is asked with the same bytes; without any it resets the connection."""
+
+    def __init__(self, answer: bytes) -> None:
+        self.answer = answer
+
+    def __enter__(self) -> str:
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.thread = threading.Thread(target=self._serve)
+        self.thread.start()
+        return f"redis://127.0.0.1:{self.listener.getsockname()[1]}"
+
+    def __exit__(self, *_: object) -> None:
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.thread.join()
+        self.listener.close()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):  # the listener's end
+            while True:
+                line, _ = self.listener.accept()
+                with line, contextlib.suppress(OSError):
+                    self._answer(line)
+
+    def _answer(self, line: socket.socket) -> None:
+        line.settimeout(5)
+        if not self.answer:
+            line.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            return
+        while line.recv(65536):
+            line.sendall(self.answer)
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("loop", [asyncio, uvloop])
+@pytest.mark.parametrize(
+    "answer",
+    [b"", b":abc\r\n", b"$abc\r\n", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"x" * 70_000 + b"\r\n"],
+    ids=["reset", "a number", "a length", "HTTP", "a line"],
+)
+def test_what_answers_nonsense_is_no_redis_and_fails_no_edit(answer: bytes, loop: Any) -> None:
+    async def main(url: str) -> None:
+        limited, ada = Limits(url, "9/minute", 1, 60, Metrics()), key()
+        for outages in range(1, 9):
+            await (await limited.take(ada, HERE)).release()
+            assert sample(limited, "limits_outages") == outages
+            recovering = limited._recovering
+            assert recovering
+            await asyncio.sleep(0.02)
+            assert not recovering.done()
+            recovering.cancel()  # and so the next edit asks again
+            limited._recovering = None
+        await limited.close()
+
+    with Odd(answer) as url:
+        loop.run(main(url))
+
+
+@pytest.mark.usefixtures("quick")
+async def test_redis_is_asked_again_whatever_it_met(
+    opened: Open, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limited, ada = opened(server.url, "9/minute"), key()
+    settle, met = limited._settle, 0
+
+    async def odd(counts: Counts) -> None:
+        nonlocal met
+        met += 1
+        if met < 4:
+            raise (ValueError, RuntimeError, LookupError)[met - 1]
+        await settle(counts)
+
+    monkeypatch.setattr(limited, "_settle", odd)
+    assert limited._redis
+    limited._lost(limited._redis, OSError())
+    await until(lambda: not limited._recovering)
+    assert met == 4
+    await limited.take(ada, HERE)
+    with server.client as client:
+        assert [name for name in client.scan_iter("*") if ada.id in name]
 
 
 @pytest.mark.usefixtures("quick")
@@ -674,13 +784,17 @@ async def test_what_could_not_be_given_back_is_once_redis_is_back(
 
 @pytest.mark.usefixtures("quick")
 async def test_what_was_taken_in_an_answer_that_was_lost_is_given_back(
-    opened: Open, server: Server, caplog: pytest.LogCaptureFixture
+    opened: Open,
+    server: Server,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     caplog.set_level(logging.INFO, "retouch_gateway.limits")
     async with between(server) as road:
         limited, ada = opened(road.url, None, 1), key()
         await (await limited.take(ada, HERE)).release()
         road.hang()
+        monkeypatch.setattr(limits, "REDIS_SECONDS", 0.5)
         with server.client as client:
             lease = await limited.take(ada, HERE)  # here
             assert client.zcard(f"retouch:key/{ada.id}/slots") == 1  # and there, unknown to us
@@ -691,19 +805,24 @@ async def test_what_was_taken_in_an_answer_that_was_lost_is_given_back(
 
 
 @pytest.mark.usefixtures("quick")
-async def test_a_redis_that_hangs_costs_half_a_second_once(opened: Open, server: Server) -> None:
+async def test_a_redis_that_hangs_costs_half_a_second_once(
+    opened: Open, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here it is 3 s, so that a machine which is busy is told apart from a caller that waits too."""
+    assert HALF_A_SECOND == 0.5
     async with between(server) as road:
         limited, ada = opened(road.url, "1000/minute", 1000), key()
         await (await limited.take(ada, HERE)).release()
         road.hang()
+        monkeypatch.setattr(limits, "REDIS_SECONDS", 3.0)
         started = time.monotonic()
         leases = await asyncio.gather(*(limited.take(ada, HERE) for _ in range(100)))
-        assert 0.4 < time.monotonic() - started < 1.5
+        assert 2.9 < time.monotonic() - started < 5.9
         started = time.monotonic()
         for lease in leases:
             await lease.release()
             await (await limited.take(ada, HERE)).release()
-        assert time.monotonic() - started < 0.4
+        assert time.monotonic() - started < 2.9
         assert sample(limited, "limits_outages") == 1
 
 
@@ -711,7 +830,7 @@ async def test_a_redis_that_never_was(opened: Open) -> None:
     limited, ada = opened("redis://127.0.0.1:1", "1/minute"), key()
     started = time.monotonic()
     await limited.take(ada, HERE)
-    assert time.monotonic() - started < 0.4  # where nobody listens there is nothing to wait for
+    assert time.monotonic() - started < 5  # where nobody listens there is nothing to wait for
     await refused(limited, ada)
     assert sample(limited, "limits_outages") == 1
 
@@ -780,11 +899,17 @@ def test_places_that_are_none(store: str) -> None:
     assert "sec" not in str(caught.value)
 
 
-class Road:
-    """A way to a server that can be cut, or bring back no answers, and be mended."""
+class Listens(Protocol):
+    """A server at that port of loopback."""
 
-    def __init__(self, server: Server) -> None:
-        self.server = server
+    port: int
+
+
+class Road:
+    """A way to a server's port that can be cut, or bring back no answers, and be mended."""
+
+    def __init__(self, server_port: int) -> None:
+        self.server_port = server_port
         self.open = asyncio.Event()
         self.open.set()
         self.refusing = False
@@ -805,7 +930,7 @@ class Road:
         if self.refusing:
             writer.close()
             return
-        there, back = await asyncio.open_connection("127.0.0.1", self.server.port)
+        there, back = await asyncio.open_connection("127.0.0.1", self.server_port)
         self.writers += [writer, back]
         self.tasks.append(asyncio.create_task(self._carry(reader, back, waits=False)))
         self.tasks.append(asyncio.create_task(self._carry(there, writer, waits=True)))
@@ -824,8 +949,18 @@ class Road:
 
     def cut(self) -> None:
         self.refusing = True
-        for writer in self.writers:
+        self.drop()
+
+    def drop(self, *, reset: bool = False) -> int:
+        """Close what is open, or reset it: how many lines. New ones may be."""
+        dropped, self.writers = self.writers, []
+        for writer in dropped:
+            if reset and not writer.is_closing():
+                line = writer.get_extra_info("socket")
+                line.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                writer.transport.abort()
             writer.close()
+        return len(dropped)
 
     def hang(self) -> None:
         self.open.clear()
@@ -836,8 +971,8 @@ class Road:
 
 
 @contextlib.asynccontextmanager
-async def between(server: Server) -> AsyncIterator[Road]:
-    road = Road(server)
+async def between(server: Listens) -> AsyncIterator[Road]:
+    road = Road(server.port)
     listening = await road.start()
     try:
         yield road

@@ -57,12 +57,15 @@ async def start_process(tmp_path: Path, upstream: Upstream) -> AsyncIterator[Sta
 
 def test_it_imports_quickly_and_holds_no_model() -> None:
     code = (
-        "import sys, time; began = time.process_time(); import retouch_gateway.process;"
-        "print(time.process_time() - began); print('\\n'.join(sys.modules))"
+        "import sys, time; spent = [time.process_time()];"
+        "import grpc, pydantic, starlette.applications; spent += [time.process_time()];"
+        "import retouch_gateway.process; spent += [time.process_time()];"
+        "print(*spent, *sys.modules, sep='\\n')"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    seconds, *modules = done.stdout.split()
-    assert float(seconds) < 1
+    (began, needed, ended), modules = map(float, done.stdout.split()[:3]), done.stdout.split()[3:]
+    # All else together; 2.6 times as much when this was written.
+    assert ended - needed < 5 * (needed - began)
     roots = {module.partition(".")[0] for module in modules}
     assert "retouch_gateway" in roots
     assert not roots & {"torch", "retouch_server", "retouch_cli", "diffusers", "numpy", "PIL"}
@@ -105,7 +108,7 @@ async def test_it_finishes_what_is_in_flight(
     upstream.echo.delay = 0.5
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
         edit = asyncio.create_task(client.post("/v1/images/edits", json=BODY))
-        await asyncio.wait_for(upstream.echo.started.wait(), 5)
+        await asyncio.wait_for(upstream.echo.started.wait(), 10)
         process.send_signal(number)
         assert (await edit).status_code == 200
     _, errors = await asyncio.wait_for(process.communicate(), 5)

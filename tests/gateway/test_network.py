@@ -63,7 +63,7 @@ async def hanging(web: Web, authority: Authority) -> AsyncIterator[tuple[Fetcher
     async with fetching(authority, web, names.look_up, 0.3) as fetcher:
         yield fetcher, names
         names.answer.set()
-        async with asyncio.timeout(2):  # every thread is given back
+        async with asyncio.timeout(10):  # every thread is given back
             for _ in range(LOOKUPS):
                 await fetcher.network.threads.acquire()
 

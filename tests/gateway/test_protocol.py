@@ -79,11 +79,11 @@ async def test_a_caller_that_leaves_with_another_request_waiting(
     upstream.echo.delay = 30
     async with dialled(gateway) as (_, writer):
         writer.write(whole())
-        await asyncio.wait_for(upstream.echo.started.wait(), 2)
+        await asyncio.wait_for(upstream.echo.started.wait(), 10)
         writer.write(whole())
         await asyncio.sleep(0.1)
         assert not upstream.echo.cancelled.is_set()
-    await asyncio.wait_for(upstream.echo.cancelled.wait(), 1)
+    await asyncio.wait_for(upstream.echo.cancelled.wait(), 10)
     await asyncio.sleep(0.1)
     assert len(upstream.echo.requests) == 1  # the other was never begun
 
@@ -109,7 +109,7 @@ async def test_a_body_that_stalls_does_not_hold_up_the_end(
             ]
             stalled[1].write(whole()[:-10])
             whole_one[1].write(whole())
-            await asyncio.wait_for(upstream.echo.started.wait(), 2)
+            await asyncio.wait_for(upstream.echo.started.wait(), 10)
         status, headers, body = await answer(stalled[0])
         assert (status, headers["connection"]) == (503, "close")
         assert json.loads(body)["error"]["code"] == 503
@@ -187,11 +187,11 @@ async def test_more_requests_than_may_wait(gateway: Live, upstream: Upstream) ->
     upstream.echo.delay = 30
     async with dialled(gateway) as (reader, writer):
         writer.write(whole())
-        await asyncio.wait_for(upstream.echo.started.wait(), 2)
+        await asyncio.wait_for(upstream.echo.started.wait(), 10)
         writer.write(HEALTH * 10_000)
         status, headers, _ = await answer(reader)
         assert (status, headers["connection"]) == (400, "close")
-    await asyncio.wait_for(upstream.echo.cancelled.wait(), 1)
+    await asyncio.wait_for(upstream.echo.cancelled.wait(), 10)
 
 
 @pytest.mark.parametrize("before", [chunk(BODY) + b"0\r\n", chunk(BODY) + b"5;"])
@@ -241,8 +241,8 @@ async def test_nothing_is_written_into_an_answer_that_has_begun(
         writer.write(whole(body=STREAM))
         await reader.readuntil(b": queued")
         writer.write(b"garbage\r\n\r\n")
-        assert b"HTTP" not in await asyncio.wait_for(reader.read(), 2)
-    await asyncio.wait_for(upstream.echo.cancelled.wait(), 1)
+        assert b"HTTP" not in await asyncio.wait_for(reader.read(), 10)
+    await asyncio.wait_for(upstream.echo.cancelled.wait(), 10)
 
 
 async def test_an_idle_connection_does_not_live_by_line_ends(
@@ -253,7 +253,7 @@ async def test_an_idle_connection_does_not_live_by_line_ends(
         writer.write(HEALTH)
         await answer(reader)
         writer.write(b"\r\n")
-        assert (await asyncio.wait_for(answer(reader), 2))[0] == 408
+        assert (await asyncio.wait_for(answer(reader), 10))[0] == 408
 
 
 async def test_a_stream_that_nobody_reads_is_cut(
@@ -265,7 +265,7 @@ async def test_a_stream_that_nobody_reads_is_cut(
         await writer.drain()
         await reader.readuntil(b": queued")
         assert gateway.value("in_flight") == 1
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(10):
             while gateway.value("in_flight") or gateway.value("body_bytes"):  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
         with contextlib.suppress(ConnectionError):
@@ -278,7 +278,7 @@ async def test_what_is_not_read_does_not_hold_up_the_end_of_a_connection(gateway
         await reader.readuntil(b": queued")
         await asyncio.sleep(0.3)
         writer.write(b"garbage\r\n\r\n")
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(10):
             while gateway.value("in_flight"):  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
 

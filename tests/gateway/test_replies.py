@@ -13,7 +13,7 @@ from openai.types import ImagesResponse
 from retouch.v1 import image_edit_pb2 as pb
 from retouch_gateway import replies
 from retouch_gateway.dialects import Edit
-from retouch_gateway.errors import BadUpstream
+from retouch_gateway.errors import ONCE, BadUpstream
 from retouch_gateway.hosting import Hosted
 
 BASE = "https://pics.example"
@@ -105,8 +105,9 @@ async def test_it_is_what_the_official_sdk_declares() -> None:
     "images", [[], [image(format=pb.OutputFormat.OUTPUT_FORMAT_UNSPECIFIED)], [image(format=99)]]
 )
 def test_images_that_make_no_sense(images: list[pb.EditedImage]) -> None:
-    with pytest.raises(BadUpstream):
+    with pytest.raises(BadUpstream) as caught:
         replies.check(images)
+    assert caught.value.headers == ONCE
     replies.check([image()])
 
 

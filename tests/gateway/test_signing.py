@@ -40,6 +40,17 @@ def test_as_the_variable_has_them_or_a_line_each(file: Path, text: str) -> None:
     assert (keys[0], keys[1:]) == (OLD.encode(), (NEW.encode(),))
 
 
+def test_while_one_goes_through_them_they_stay_what_they_are(file: Path) -> None:
+    """Of two orders of the same keys none would be missed, whichever is seen."""
+    file.write_text(f"{NEW}\n{OLD}")
+    keys = SigningKeys(file, [], Metrics())
+    seen = []
+    for key in keys:
+        seen.append(key)
+        keys._watched.value = (OLD.encode(), NEW.encode())
+    assert seen == [NEW.encode(), OLD.encode()]
+
+
 def test_without_a_file_those_that_are_given(tmp_path: Path) -> None:
     assert list(SigningKeys(None, [b"given"], Metrics())) == [b"given"]
 

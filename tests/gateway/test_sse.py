@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from retouch_gateway.dialects import Edit
 from retouch_gateway.errors import OutOfTime
 from retouch_gateway.hosting import Hosted
 from retouch_gateway.sse import EventStream
+from tests.gateway.several import until
 
 BASE = "https://pics.example"
 QUEUED = pb.EditEvent(queued=pb.Queued(position=3))
@@ -46,9 +48,9 @@ RESULT = result(image())
 
 
 class Upstream:
-    """A stream of `events`; an exception among them is raised, a number is slept."""
+    """A stream of `events`; an exception among them is raised, a number is slept, what is to be set is waited for."""
 
-    def __init__(self, *events: pb.EditEvent | Exception | float) -> None:
+    def __init__(self, *events: pb.EditEvent | Exception | float | asyncio.Event) -> None:
         self.events = events
         self.asked = 0
         self.closed = asyncio.Event()
@@ -61,6 +63,8 @@ class Upstream:
                     raise event
                 if isinstance(event, pb.EditEvent):
                     yield event
+                elif isinstance(event, asyncio.Event):
+                    await event.wait()
                 else:
                     await asyncio.sleep(event)
         finally:
@@ -253,7 +257,7 @@ async def test_its_time_is_over_and_nobody_reads(monkeypatch: pytest.MonkeyPatch
     while not caller.chunks:  # noqa: ASYNC110
         await asyncio.sleep(0)
     caller.reading.clear()
-    assert await asyncio.wait_for(asking, 2) == [(": queued", {"position": 3})]
+    assert await asyncio.wait_for(asking, 10) == [(": queued", {"position": 3})]
     assert caller.gone.is_set()  # the connection was dropped
     assert not caller.ended
 
@@ -298,9 +302,15 @@ async def test_events_from_a_newer_server_are_passed_over() -> None:
 
 
 async def test_it_says_so_when_there_is_nothing_to_say() -> None:
-    said = await Caller().asks(Upstream(QUEUED, 0.1, RESULT), keep_alive=0.02)
+    caller, enough = Caller(), asyncio.Event()
+    upstream, began = Upstream(QUEUED, enough, RESULT), time.monotonic()
+    asking = asyncio.create_task(caller.asks(upstream, keep_alive=0.05))
+    await until(lambda: len(caller.chunks) >= 4, 10)
+    took = time.monotonic() - began
+    enough.set()
+    said = await asking
     alive = said.count((": keep-alive", None))
-    assert 2 <= alive <= 5
+    assert 3 <= alive <= took / 0.05 + 1  # no more often than that
     assert said[-1][0] == "image_edit.completed"
 
 

@@ -91,6 +91,5 @@ async def test_who_hangs_up_on_the_gateway_cancels_the_edit(
         async for chunk in response.aiter_bytes():
             assert chunk.startswith(b": queued")
             break
-    async with asyncio.timeout(2):
-        await upstream.echo.cancelled.wait()
+    await asyncio.wait_for(upstream.echo.cancelled.wait(), 10)
     await gateway.eventually("requests_total", left + 1, **labels)

@@ -12,7 +12,7 @@ from grpc_health.v1 import health_pb2_grpc
 
 from retouch.v1 import image_edit_pb2 as pb
 from retouch_gateway import target as target_module
-from retouch_gateway.errors import BadUpstream, Unavailable
+from retouch_gateway.errors import ONCE, BadUpstream, Unavailable
 from retouch_gateway.metrics import Metrics
 from retouch_gateway.upstream import Upstream
 from tests.gateway.conftest import SERVICE
@@ -40,7 +40,7 @@ async def test_a_stream_that_is_left_is_cancelled(how: str) -> None:
             waiting.cancel()
             await asyncio.wait({waiting})
         await stream.aclose()
-        await asyncio.wait_for(a.echo.cancelled.wait(), 1)
+        await asyncio.wait_for(a.echo.cancelled.wait(), 10)
         assert upstream.targets[0].calls == 0
 
 
@@ -66,9 +66,10 @@ async def test_a_stream_without_a_result_breaks_the_contract(
     events: tuple[pb.EditEvent, ...],
 ) -> None:
     async with several(Short(*events)) as (upstream, _):
-        with pytest.raises(BadUpstream):
+        with pytest.raises(BadUpstream) as caught:
             async for _ in upstream.stream(request("m"), 5, ()):
                 pass
+        assert caught.value.headers == ONCE
 
 
 async def test_what_breaks_after_the_result_breaks_nothing() -> None:
@@ -102,8 +103,9 @@ async def test_messages_that_cannot_be_read_break_the_contract(
         upstream = Upstream([f"127.0.0.1:{port}"], None, 2**20, Metrics())
         await upstream.start()
         for streamed in (False, True):
-            with pytest.raises(BadUpstream):
+            with pytest.raises(BadUpstream) as caught:
                 await answer(upstream, streamed)
+            assert caught.value.headers == ONCE
         with pytest.raises(Unavailable):
             await upstream.models()
         said.append(pb.ListModelsResponse(models=[pb.Model(id="m")]).SerializeToString())

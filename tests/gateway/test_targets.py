@@ -15,9 +15,11 @@ from retouch_gateway import target as target_module
 from retouch_gateway import upstream as upstream_module
 from retouch_gateway.errors import Busy, NotFound, Unavailable, UpstreamLost
 from retouch_gateway.metrics import Metrics
+from retouch_gateway.target import Target
 from retouch_gateway.upstream import Upstream
-from tests.gateway.conftest import Refusal, busy
+from tests.gateway.conftest import Refusal, busy, start_upstream
 from tests.gateway.several import DEAD, DOWN, Serves, answer, asked, request, several, until, value
+from tests.gateway.test_limits import between
 
 TRIES = 3  # gRPC's own, at one target
 
@@ -51,7 +53,7 @@ async def test_edits_go_where_the_fewest_are() -> None:
         assert asked(a, b, c) == [2, 3, 3]
         held.cancel()
         await asyncio.wait({held})
-        await asyncio.wait_for(a.echo.cancelled.wait(), 1)
+        await asyncio.wait_for(a.echo.cancelled.wait(), 10)
         assert [target.calls for target in upstream.targets] == [0, 0, 0]
 
 
@@ -110,12 +112,13 @@ async def test_what_one_would_take_later_is_not_unknown(
         assert asked(a, b) == [len(refusals), 1]
 
 
-async def test_one_that_is_down_gets_nothing() -> None:
+async def test_one_that_is_down_gets_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upstream_module, "WAIT_SECONDS", 5)  # which nobody does
     async with several(DEAD, "m") as (upstream, _, a):
         for _ in range(3):
             began = time.monotonic()
             await upstream.edit(request("m"), 5, ())
-            assert time.monotonic() - began < 0.5
+            assert time.monotonic() - began < 4
         assert asked(a) == [3]
         assert [model.id for model in await upstream.models()] == ["m"]
         assert await upstream.ready()
@@ -149,7 +152,7 @@ async def test_what_one_that_is_down_served_is_to_come_not_unknown() -> None:
         with pytest.raises(Unavailable) as raised:
             await upstream.edit(request("b"), 5, ())
         assert raised.value.headers == {"retry-after": "1"}
-        assert 0.4 < time.monotonic() - began < 1
+        assert 0.4 < time.monotonic() - began < 3  # not the edit's 5
         with pytest.raises(NotFound, match="There is no model 'c'") as missing:
             await upstream.edit(request("c"), 5, ())
         assert missing.value.param == "model"
@@ -171,7 +174,7 @@ async def test_all_down() -> None:
             began = time.monotonic()
             with pytest.raises(Unavailable):
                 await call
-            assert time.monotonic() - began < 1
+            assert time.monotonic() - began < 3
         assert not await upstream.ready()
 
 
@@ -269,7 +272,7 @@ async def test_one_that_does_not_say_what_it_serves_holds_nobody_up(
         left, *answers = await asyncio.gather(*asking, return_exceptions=True)
         assert isinstance(left, asyncio.CancelledError)
         assert all(isinstance(each, NotFound) for each in answers)
-        assert time.monotonic() - began < 1.5
+        assert time.monotonic() - began < 5  # not the 30 that it hangs
         monkeypatch.setattr(upstream_module, "ASK_AGAIN", 60)
         with pytest.raises(NotFound):
             await upstream.edit(request("c"), 5, ())
@@ -324,3 +327,54 @@ async def test_one_that_will_not_list_is_soon_asked_again(monkeypatch: pytest.Mo
     monkeypatch.setattr(target_module, "LIST_AGAIN", 0.1)
     async with several(Reluctant("m")) as (upstream, _):
         assert [model.id for model in await upstream.models()] == ["m"]
+
+
+# Other credentials
+
+
+async def test_after_a_renewal_the_metrics_are_of_what_is_in_force() -> None:
+    """What is retired may lose its line meanwhile: by its certificate there may be no other."""
+    server = await start_upstream(echo=Serves("m"))
+    async with between(server) as road:
+        address = f"127.0.0.1:{road.port}"
+        upstream = Upstream([address], None, 2**24, Metrics())
+        told = partial(value, upstream, "upstream_ready", target=address)
+        await upstream.start()
+        [old], lines = upstream.targets, [*road.writers]
+        old.calls += 1  # an edit under way
+        upstream._send_bytes += 1  # gRPC shares a line between channels that are equal
+        await upstream.renew(None)
+        road.refusing = True
+        for line in lines:
+            line.close()
+        await until(lambda: old.failed, 10)
+        await asyncio.sleep(0.1)  # it is told
+        assert told() == 1
+        road.cut()
+        await until(lambda: told() == 0, 10)
+        road.mend()
+        await until(lambda: told() == 1, 10)
+        await upstream.close()
+    await server.server.stop(0)
+
+
+async def test_who_asks_whether_it_is_ready_during_a_renewal_hears(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked, go, check = asyncio.Event(), asyncio.Event(), Target._check
+
+    async def slow(target: Target) -> bool:
+        asked.set()
+        await go.wait()
+        return await check(target)
+
+    monkeypatch.setattr(Target, "_check", slow)
+    async with several("m") as (upstream, _):
+        asking = [asyncio.create_task(upstream.ready()) for _ in range(2)]
+        await asked.wait()
+        await upstream.renew(None)
+        [retiring] = upstream._retiring
+        await asyncio.sleep(0.1)
+        go.set()
+        assert await asyncio.gather(*asking) == [True, True]
+        await asyncio.wait_for(retiring, 10)

@@ -29,6 +29,8 @@ from tests.gateway.conftest import (
 from tests.gateway.several import several, until
 
 C = grpc.StatusCode
+# Half a second is waited for a server, 0.6 for its health; a connection alone has 5 s, an edit 300.
+SOON = 3.0
 
 
 @pytest.mark.parametrize(
@@ -134,7 +136,9 @@ async def test_an_answer_that_makes_no_sense(
     gateway: Live, upstream: Upstream, response: pb.EditResponse
 ) -> None:
     upstream.echo.response = response
-    error_of(await gateway.edit(), 502)
+    answer = await gateway.edit()
+    error_of(answer, 502)
+    assert answer.headers["x-should-retry"] == "false"  # the edit is done
 
 
 async def test_nobody_there(start: StartGateway) -> None:
@@ -142,10 +146,10 @@ async def test_nobody_there(start: StartGateway) -> None:
     for path in ("/readyz", "/v1/models", "/v1/models/x"):
         began = time.monotonic()
         error_of(await gateway.client.get(path), 503)
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < SOON
     began = time.monotonic()
     assert error_of(await gateway.edit(), 503)["type"] == "api_error"
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < SOON
     assert (await gateway.client.get("/healthz")).status_code == 200
 
 
@@ -163,12 +167,12 @@ async def test_somebody_who_never_answers(start: StartGateway, backlog: int) -> 
         for path in ("/readyz", "/v1/models"):
             began = time.monotonic()
             error_of(await gateway.client.get(path), 503)
-            assert time.monotonic() - began < 1
+            assert time.monotonic() - began < SOON
         began = time.monotonic()
         response = await gateway.edit()
         error_of(response, 503)
         assert response.headers["retry-after"] == "1"
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < SOON
         for each in queued:
             each.close()
 
@@ -181,7 +185,7 @@ async def test_readiness_follows_the_upstream(start: StartGateway, upstream: Ups
         error_of(await gateway.client.get("/readyz"), 503)
         began = time.monotonic()
         error_of(await gateway.edit(), 503)  # left out by the channel's own health check
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < SOON
         assert upstream.echo.requests == []
     finally:
         await upstream.serving(True)

@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import orjson
 from python_multipart import multipart as parser
@@ -22,12 +23,25 @@ from retouch_cli.photos import format_of
 from retouch_gateway import dialects, fields, forms, json_body, multipart, values
 from retouch_gateway.errors import BadRequest, envelope
 from retouch_gateway.multipart import Form
-from retouch_server import containers, images
+from retouch_server import containers, images, jumbf
 from retouch_server.errors import InvalidRequest
+from tests import stores
 from tests.hostile import bodies, pictures
+from tests.signing import Studio, signed
 
 MOST = 2**22
 LIMITS = images.InputLimits(max_pixels=2**18)
+CAPTURED = "http://cv.iptc.org/newscodes/digitalsourcetype/digitalCapture"
+MANIFEST: dict[str, Any] = {
+    "claim_generator_info": [{"name": "Camera"}],
+    "assertions": [
+        {
+            "label": "c2pa.actions.v2",
+            "data": {"actions": [{"action": "c2pa.created", "digitalSourceType": CAPTURED}]},
+        },
+        {"label": "org.example.note", "data": {"a": "note"}},
+    ],
+}
 
 
 def picture(data: bytes) -> None:
@@ -45,6 +59,16 @@ def container(data: bytes) -> None:
         return
     assert len(slim.data) <= len(data)
     assert containers.slim(slim.data).data == slim.data
+
+
+def manifest(data: bytes) -> None:
+    """Of which boxes a picture's C2PA manifests consist, or that this cannot be read."""
+    try:
+        boxes = jumbf.boxes(data)
+    except jumbf.Unreadable:
+        return
+    assert 0 < len(boxes) <= jumbf.MOST_BOXES
+    assert all(0 < len(box.path) <= jumbf.DEPTH and box.size < len(data) for box in boxes)
 
 
 def mark(data: bytes) -> None:
@@ -83,22 +107,39 @@ def _edit(read: Callable[[], dialects.Edit]) -> None:
 
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
-    each.__name__: each for each in (picture, container, mark, json, form)
+    each.__name__: each for each in (picture, container, manifest, mark, json, form)
 }
 
 
 def seeds(target: str) -> Iterator[bytes]:
     """Bytes to begin with."""
+    if target in ("manifest", "mark"):
+        yield from _signed()
     if target in ("picture", "container", "mark"):
         yield from (make() for make in (*pictures.BROKEN.values(), *pictures.POLYGLOTS.values()))
-    else:
+    if target in ("json", "form"):
         make = bodies.forms if target == "form" else bodies.jsons
         yield from (asked.raw.partition(b"\r\n\r\n")[2] for asked in make(300, 1))
+
+
+def _signed() -> Iterator[bytes]:
+    """Pictures with manifests: a camera's, one that was edited and has another in it, and a store in parts."""
+    with tempfile.TemporaryDirectory() as folder:
+        pair = Studio(Path(folder)).issue()
+        plain = stores.picture("png")
+        camera = signed(plain, pair, MANIFEST)
+        about = {"title": "input", "relationship": "componentOf"}
+        edited = stores.store_of(signed(plain, pair, MANIFEST, ingredients=[(about, camera)]))
+    yield from (make(edited) for make in (stores.png_of, stores.jpeg_of, stores.webp_of))
+    halves = (edited[:1000], edited[:8] + edited[1000:])
+    parts = (stores.app11(1, part, half) for part, half in enumerate(halves, 1))
+    yield stores.jpeg_with(stores.app11(7, 1, stores.superbox(b"xml ", b"other")), *parts)
 
 
 _MODULES = (
     containers,
     images,
+    jumbf,
     marks,
     dialects,
     fields,

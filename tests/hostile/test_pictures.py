@@ -22,16 +22,19 @@ from tests.hostile.pieces import black, encoded
 from tests.hostile.report import LONG, Report
 
 LIMITS = images.InputLimits()
-# Bytes that a pixel takes at the most, whatever its depth and profile (all but WebP take 12); and what else there is.
-BYTES_A_PIXEL, BESIDE_MIB = 17, 32
+# Bytes that a pixel takes at the most, whatever its depth and profile; of WebP, and of the others; what else there is.
+WEBP_BYTES, BYTES, BESIDE_MIB = 17, 12, 32
 HONEST = "an honest RGB picture of 50 megapixels"
+# For 52 of them, on the slowest machine; each is held to CPU time of its own.
+SECONDS = 1200
+pytestmark = pytest.mark.timeout(SECONDS + 300)
 
 
 def decoded_apart(*arguments: str) -> Iterator[str]:
     """What `tests.hostile.decoding` says, which must not crash."""
     command = [sys.executable, "-m", "tests.hostile.decoding", *arguments]
     variables = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=280)
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=SECONDS)
     assert done.returncode == 0, done.stderr[-2000:]
     assert not done.stderr
     return iter(done.stdout.splitlines())
@@ -47,8 +50,10 @@ def taken(tmp_path_factory: pytest.TempPathFactory, report: Report) -> Mapping[s
         data = make()
         assert len(data) <= pictures.MOST
         file.write_bytes(data)
-    lines = decoded_apart(*map(str, files))
+    # The honest one first and last: what it takes is what the others are held to.
+    *lines, last = decoded_apart(*map(str, files), str(files[0]))
     found = {name: Taken(**json.loads(line)) for name, line in zip(made, lines, strict=True)}
+    found[HONEST] = min(found[HONEST], Taken(**json.loads(last)), key=lambda each: each.seconds)
     for file in files:
         file.unlink()
     for key, of in (("seconds", "slowest"), ("mebibytes", "largest")):
@@ -64,7 +69,8 @@ def test_a_large_picture_takes_bounded_time_and_memory(
 ) -> None:
     its = taken[name]
     assert its.seconds < 6 * taken[HONEST].seconds
-    assert its.mebibytes < BYTES_A_PIXEL * LIMITS.max_pixels / 2**20 + BESIDE_MIB
+    most = WEBP_BYTES if "WebP" in name else BYTES
+    assert its.mebibytes < most * LIMITS.max_pixels / 2**20 + BESIDE_MIB
     assert not its.warned
 
 

@@ -13,7 +13,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import httpx
@@ -37,6 +37,14 @@ class Held:
     threads: int
     tasks: int
     objects: int
+
+
+def within(more: Held, before: Held, held: Held) -> bool:
+    """Whether there is at most so much more than before."""
+    return all(
+        getattr(held, each.name) <= getattr(before, each.name) + getattr(more, each.name)
+        for each in fields(Held)
+    )
 
 
 @dataclass
@@ -104,13 +112,16 @@ class Tier:
         before = _status(folder, "VmRSS")
         yield lambda: _status(folder, "VmHWM") - before
 
-    def settled(self, seconds: float = 10) -> Held:
-        """What is held once its descriptors and tasks are no longer falling; at the latest after so long."""
+    def settled(self, seconds: float = 30, enough: Callable[[Held], bool] | None = None) -> Held:
+        """What is held once that is `enough`; without it, once descriptors and tasks are no longer falling.
+
+        At the latest after so many seconds.
+        """
         held, end = self.held, time.monotonic() + seconds
-        while time.monotonic() < end:
+        while not (enough and enough(held)) and time.monotonic() < end:
             time.sleep(1.2)  # in which a gateway gives memory back
             before, held = held, self.held
-            if (held.descriptors, held.tasks) >= (before.descriptors, before.tasks):
+            if not enough and (held.descriptors, held.tasks) >= (before.descriptors, before.tasks):
                 break
         return held
 

@@ -167,14 +167,19 @@ async def _chunks(reader: asyncio.StreamReader) -> bytes:
     return body
 
 
-async def spoken(port: int, raw: bytes, seconds: float = PATIENCE) -> bytes:
-    """All that comes back for `raw`, until the other side closes or nothing has come for so long."""
+async def spoken(
+    port: int, raw: bytes, seconds: float = PATIENCE, first: float = PATIENCE
+) -> bytes:
+    """All that comes back for `raw`, until the other side closes or nothing more has come for so long.
+
+    first: seconds within which something comes, if anything does.
+    """
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     said = b""
     try:
         writer.write(raw)
         with contextlib.suppress(ConnectionError, TimeoutError):
-            while more := await asyncio.wait_for(reader.read(2**16), seconds):
+            while more := await asyncio.wait_for(reader.read(2**16), seconds if said else first):
                 said += more
     finally:
         writer.close()

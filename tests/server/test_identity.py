@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import ssl
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509 import ObjectIdentifier
@@ -28,6 +30,8 @@ KEYS: dict[str, Callable[[], Any]] = {
     "ps256": lambda: rsa.generate_private_key(65537, 2048),
     "ed25519": ed25519.Ed25519PrivateKey.generate,
 }
+
+NO_ISSUER = "did not issue the one before it: each comes before its issuer"
 
 
 @pytest.fixture
@@ -136,14 +140,98 @@ def test_out_of_its_time(
     assert line.endswith("UTC")
 
 
+def blocks(pem: Path) -> list[str]:
+    """The certificates of a file."""
+    end = "-----END CERTIFICATE-----\n"
+    return [each + end for each in pem.read_text().split(end)[:-1]]
+
+
 def test_the_authority_first(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
     pair = studio.issue()
-    leaf, root = pair.cert.read_text().split("-----END CERTIFICATE-----\n")[:2]
-    end = "-----END CERTIFICATE-----\n"
-    pair.cert.write_text(root + end + leaf + end)
+    leaf, root = blocks(pair.cert)
+    pair.cert.write_text(root + leaf)
     assert of(pair, monkeypatch) == [
-        "C2PA_CERT: begins with an authority's certificate: the signer's own comes first"
+        "C2PA_CERT: begins with an authority's certificate: the signer's own comes first",
+        f"C2PA_CERT: certificate 2, of CN=Signer,O=Studio, {NO_ISSUER}",
     ]
+
+
+def test_a_chain_of_three_is_taken_in_its_order_alone(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = studio.under("Between").issue()
+    leaf, between = blocks(pair.cert)
+    root = studio.root.read_text()
+    for good in (leaf, leaf + between, leaf + between + root):
+        manifests.make(good.encode(), pair.key.read_bytes())
+    pair.cert.write_text(leaf + root + between)
+    assert of(pair, monkeypatch) == [
+        f"C2PA_CERT: certificate 2, of CN=Studio root,O=Studio, {NO_ISSUER}",
+        f"C2PA_CERT: certificate 3, of CN=Between root,O=Between, {NO_ISSUER}",
+    ]
+
+
+def test_a_chain_of_another_authority(
+    studio: Studio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of the same name, too."""
+    pair = studio.issue()
+    leaf, _ = blocks(pair.cert)
+    for other in (Studio(tmp_path, "Other"), Studio(tmp_path)):
+        pair.cert.write_text(leaf + other.root.read_text())
+        (line,) = of(pair, monkeypatch)
+        assert line.startswith(
+            f"C2PA_CERT: certificate 2, of CN={other.name} root,O={other.name}, did"
+        )
+
+
+@pytest.mark.parametrize(
+    ("begins", "days", "word"), [(-3, -1, "expired at"), (1, 2, "is not valid before")]
+)
+def test_a_chain_that_is_out_of_its_time_further_up(
+    begins: int, days: int, word: str, studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (line,) = of(studio.under("Between", begins=begins, days=days).issue(), monkeypatch)
+    assert line.startswith(f"C2PA_CERT: certificate 2, of CN=Between root,O=Between, {word} 20")
+
+
+# A certificate of brainpoolP256t1, which cryptography knows no keys of; it is valid until 2126.
+UNKNOWN = """\
+-----BEGIN CERTIFICATE-----
+MIIBmzCCAUKgAwIBAgIUQvsnBG3vhLAtN0TxZZOjwH3SmPowCgYIKoZIzj0EAwIw
+ETEPMA0GA1UEAwwGU2lnbmVyMCAXDTI2MTEzMDEyMDA0N1oYDzIxMjYxMTA2MTIw
+MDQ3WjARMQ8wDQYDVQQDDAZTaWduZXIwWjAUBgcqhkjOPQIBBgkrJAMDAggBAQgD
+QgAEPxij9F2entvceod3VHFodmSEUtt2bBzgdJD2JQlJZVpLbrBOuL221uNr4tCS
+1wceTJauqHuIiv38y4tvXF5+GaN1MHMwDAYDVR0TAQH/BAIwADAOBgNVHQ8BAf8E
+BAMCB4AwEwYDVR0lBAwwCgYIKwYBBQUHAwQwHQYDVR0OBBYEFG21WxYr7EbzcRD+
+J9FFU5WybU3JMB8GA1UdIwQYMBaAFG21WxYr7EbzcRD+J9FFU5WybU3JMAoGCCqG
+SM49BAMCA0cAMEQCICQCgeDXKvxujfaPZ1VE7IfRca0l3B82Hbaqj6BUDiNQAiBH
+TMM2HRdYDfjilGW3uXM50AlCTebW4InH0MqB73mWsw==
+-----END CERTIFICATE-----
+"""
+
+
+def test_a_certificate_whose_key_is_of_an_unknown_kind(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = studio.issue()
+    pair.cert.write_text(UNKNOWN)
+    assert of(pair, monkeypatch) == [
+        "C2PA_CERT: has a key of an unknown kind: Curve 1.3.36.3.3.2.8.1.1.8 is not supported"
+    ]
+
+
+def test_a_certificate_with_an_extension_twice(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = studio.issue(purposes=(ExtendedKeyUsageOID.EMAIL_PROTECTION,))
+    (leaf,) = x509.load_pem_x509_certificates(blocks(pair.cert)[0].encode())
+    # Its key usage (2.5.29.15) is made a second extended key usage (2.5.29.37).
+    der = leaf.public_bytes(serialization.Encoding.DER)
+    assert der.count(b"\x06\x03\x55\x1d\x0f") == 1
+    twice = der.replace(b"\x06\x03\x55\x1d\x0f", b"\x06\x03\x55\x1d\x25")
+    pair.cert.write_text(ssl.DER_cert_to_PEM_cert(twice))
+    assert of(pair, monkeypatch) == ["C2PA_CERT: has an extension twice: 2.5.29.37"]
 
 
 @pytest.mark.parametrize("kind", ["short", "unknown"])

@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import logging
 import random
-import resource
 import socket
 import struct
+import subprocess
+import sys
 import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,7 @@ from retouch_server.manifests import MIME, Signer, SigningError
 from retouch_server.provenance import SOURCE_TYPE, VERSION, XMP
 from tests.certificates import Pair
 from tests.signing import Studio, actions, active, read, signed
+from tests.stores import store_of
 
 CREATED: dict[str, Any] = {
     "claim_generator_info": [{"name": "Camera"}],
@@ -68,13 +71,6 @@ def with_manifest(jumbf: bytes) -> bytes:
     body = b"caBX" + jumbf
     chunk = struct.pack(">I", len(jumbf)) + body + struct.pack(">I", zlib.crc32(body))
     return png[:33] + chunk + png[33:]
-
-
-def manifest_of(png: bytes) -> bytes:
-    """The bytes of a PNG's manifest."""
-    at = png.index(b"caBX")
-    (length,) = struct.unpack(">I", png[at - 4 : at])
-    return png[at + 4 : at + 4 + length]
 
 
 @pytest.mark.parametrize("format", MIME)
@@ -268,10 +264,10 @@ def test_what_is_not_kept_is_logged_without_a_word_of_its_own(
 
 def test_no_damage_to_a_manifest_fails_an_edit(signer: Signer, pair: Pair) -> None:
     """A few of the many thousands that were tried; a crash would end the process."""
-    whole = manifest_of(signer.sign(encoded(), "PNG", signed(encoded(), pair, CREATED)))
+    whole = store_of(signer.sign(encoded(), "PNG", signed(encoded(), pair, CREATED)))
     chance = random.Random(7)
     kept = 0
-    for _ in range(120):
+    for _ in range(300):
         damaged = bytearray(whole)
         for _ in range(chance.choice([1, 1, 2, 8])):
             at = chance.randrange(len(damaged))
@@ -280,21 +276,11 @@ def test_no_damage_to_a_manifest_fails_an_edit(signer: Signer, pair: Pair) -> No
             del damaged[chance.randrange(len(damaged)) :]
         result = signer.sign(encoded(), "PNG", with_manifest(bytes(damaged)))
         state, told = read(result)
-        assert state in ("Valid", "Invalid")  # which is what a damaged parent makes it
+        assert state == "Valid", told["validation_status"]
         kept += len(told["manifests"]) > 1
         agent = actions(told["manifests"][told["active_manifest"]])[1]["softwareAgent"]
         assert agent["name"] == "Retouch"
-    assert 0 < kept < 120
-
-
-def test_too_much_to_redact_is_not_kept(
-    signer: Signer, pair: Pair, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    notes = [{"label": f"org.example.note{i}", "data": {"i": i}} for i in range(3)]
-    camera = signed(encoded(), pair, CREATED | {"assertions": [*CREATED["assertions"], *notes]})
-    assert len(read(signer.sign(encoded(), "PNG", camera))[1]["manifests"]) == 2
-    monkeypatch.setattr(manifests, "MAX_REDACTIONS", 2)
-    assert len(read(signer.sign(encoded(), "PNG", camera))[1]["manifests"]) == 1
+    assert 0 < kept < 300
 
 
 @pytest.mark.parametrize("mib", [1, 64])
@@ -307,16 +293,38 @@ def test_a_compressed_manifest_is_not_inflated(mib: int, signer: Signer, pair: P
     assert len(result) - len(encoded()) < 8192
 
 
-def test_what_claims_to_be_gigabytes_takes_none(signer: Signer, pair: Pair) -> None:
-    """The library's own lists would decode each assertion, and allocate what it says that it is."""
+SIGN_APART = """\
+import sys
+from pathlib import Path
+from retouch_server import manifests
+
+def most():
+    (line,) = (each for each in open("/proc/self/status") if each.startswith("VmHWM:"))
+    return int(line.split()[1])
+
+chain, key, parent, data = (Path(each).read_bytes() for each in sys.argv[1:])
+signer, before = manifests.make(chain, key), most()
+assert signer.sign(data, "PNG", parent)
+print(most() - before)
+"""
+
+
+def test_what_claims_to_be_gigabytes_takes_none(pair: Pair, tmp_path: Path) -> None:
+    """The library's own lists would decode each assertion, and allocate what it says that it is.
+
+    In a process of its own: the most that this one ever had may be more.
+    """
     note = {"label": "org.example.note", "data": {"a": "MARK" * 9}}
     camera = signed(encoded(), pair, CREATED | {"assertions": [*CREATED["assertions"], note]})
-    manifest = bytearray(manifest_of(camera))
+    manifest = bytearray(store_of(camera))
     at = manifest.index(b"MARK")
     manifest[at - 2 : at + 3] = b"\x7a\x60\x00\x00\x00"  # a text of 1.5 GiB
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    assert active(signer.sign(encoded(), "PNG", with_manifest(bytes(manifest))))
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 512 * 1024  # KiB
+    parent, data = tmp_path / "parent", tmp_path / "data"
+    parent.write_bytes(with_manifest(bytes(manifest)))
+    data.write_bytes(encoded())
+    names = map(str, (pair.cert, pair.key, parent, data))
+    told = subprocess.check_output([sys.executable, "-c", SIGN_APART, *names], timeout=120)
+    assert int(told) < 256 * 1024  # KiB
 
 
 def test_a_jpegs_manifest_in_several_segments(signer: Signer, pair: Pair) -> None:

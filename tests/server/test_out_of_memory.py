@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from retouch_server import images
+from retouch_server import containers, images
 from retouch_server.engine.batching import HOLD, Policy
 from retouch_server.engine.cache import Encodings
 from retouch_server.engine.edit import Edit, Host
@@ -268,7 +268,7 @@ def test_want_of_memory_is_not_the_pictures_fault(monkeypatch: pytest.MonkeyPatc
     def full(image: Image.Image) -> Image.Image:
         raise MemoryError
 
-    for where, what in ((images, "to_srgb"), (images.containers, "slim")):
+    for where, what in ((images, "to_srgb"), (containers, "slim")):
         monkeypatch.setattr(where, what, full)
         with pytest.raises(MemoryError):
             images.decode(data, "images[0]", images.InputLimits())
