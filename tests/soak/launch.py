@@ -43,7 +43,7 @@ def census() -> dict[str, dict[str, Any]]:
         "blocks": sys.getallocatedblocks(),
         "live tasks": tasks,
         "tensor_mib": _tensor_bytes(held) / 2**20,
-        "heap_mib": _heap_bytes() / 2**20,
+        "heap_mib": heap_bytes() / 2**20,
     }
     return {"counts": counts, "types": dict(types)}
 
@@ -71,7 +71,7 @@ class _Mallinfo2(ctypes.Structure):
     _fields_ = [(name, ctypes.c_size_t) for name in FIELDS]
 
 
-def _heap_bytes() -> int:
+def heap_bytes() -> int:
     """In use, of malloc: where what the interpreter does not keep in small blocks is, and libraries' own memory."""
     libc = ctypes.CDLL(None)
     if not hasattr(libc, "mallinfo2"):
