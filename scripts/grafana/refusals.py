@@ -54,9 +54,7 @@ REFUSED = Row(
             "more machines.",
             (
                 Query(models.rate("edits_total", 'outcome="rejected"'), "queue full"),
-                Query(
-                    servers.rate("refused_calls_total", 'bound!="queue"'), "no room at a server"
-                ),
+                Query(servers.rate("refused_calls_total", 'bound!="queue"'), "no room at a server"),
                 Query(gateway.rate("limited_total", 'limit="rate"'), "over the rate"),
                 Query(gateway.rate("limited_total", 'limit="concurrency"'), "too many at once"),
                 Query(

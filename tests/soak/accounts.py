@@ -139,7 +139,8 @@ def _requests(accounts: Accounts, stack: Stack) -> Iterator[str]:
         for where in {key[1:3] for key in over}:
             differences = {key[3]: n for key, n in over.items() if key[1:3] == where and n}
             gone = left.get(where, 0)
-            # Who left was counted as gone, or as answered, where the answer was out before it was noticed; not as failed.
+            # Who left was counted as gone, or as answered, where the answer was out before it was noticed; not as
+            # failed.
             wrong = any(n < 0 or code >= 500 for code, n in differences.items())
             if wrong or sum(differences.values()) != gone:
                 yield f"{tier} {where}: counted less told {differences}, and {gone} left"
