@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import math
+import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from functools import partial
 from ipaddress import IPv6Address, IPv6Network, ip_address
@@ -201,10 +202,7 @@ class Limits:
 
     def _lost(self, counts: Counts, error: Exception) -> None:
         if not self._recovering:  # else others said so
-            log.warning(
-                "limits: counting in this process alone: %s", str(error) or "no answer in time"
-            )
-            log.debug("limits: Redis is away", exc_info=error)
+            log.warning("limits: counting in this process alone: %s", _why(error))
             self.metrics.limits_outages.inc()
             self._recovering = self._spawn(self._recover(counts))
 
@@ -215,7 +213,7 @@ class Limits:
                 async with asyncio.timeout(REDIS_SECONDS):
                     await self._settle(counts)
             except Exception as error:  # whatever it is: nobody else would ask again
-                log.debug("limits: Redis is still away", exc_info=error)
+                log.debug("limits: still counting in this process alone: %s", _why(error))
             else:
                 log.info("limits: counting in Redis again")
                 self._recovering = None
@@ -277,3 +275,13 @@ def _pool(url: str) -> ConnectionPool:
 def _storage(url: str, pool: ConnectionPool) -> RedisStorage:
     options: dict[str, Any] = {"connection_pool": pool}
     return RedisStorage(url, implementation="redispy", key_prefix=PREFIX, **options)
+
+
+def _why(error: Exception) -> str:
+    """Redis' words, or the system's; of an error that nobody foresaw its kind and place."""
+    from redis.exceptions import RedisError
+
+    if isinstance(error, RedisError | OSError):
+        return str(error) or "no answer in time"
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__} at {place.filename}:{place.lineno}"

@@ -744,8 +744,10 @@ def test_what_answers_nonsense_is_no_redis_and_fails_no_edit(answer: bytes, loop
 
 @pytest.mark.usefixtures("quick")
 async def test_redis_is_asked_again_whatever_it_met(
-    opened: Open, server: Server, monkeypatch: pytest.MonkeyPatch
+    opened: Open, server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """And of what nobody foresaw no words are logged."""
+    caplog.set_level(logging.DEBUG, "retouch_gateway.limits")
     limited, ada = opened(server.url, "9/minute"), key()
     settle, met = limited._settle, 0
 
@@ -753,7 +755,7 @@ async def test_redis_is_asked_again_whatever_it_met(
         nonlocal met
         met += 1
         if met < 4:
-            raise (ValueError, RuntimeError, LookupError)[met - 1]
+            raise (ValueError, RuntimeError, LookupError)[met - 1]("secret")
         await settle(counts)
 
     monkeypatch.setattr(limited, "_settle", odd)
@@ -761,6 +763,8 @@ async def test_redis_is_asked_again_whatever_it_met(
     limited._lost(limited._redis, OSError())
     await until(lambda: not limited._recovering)
     assert met == 4
+    assert "alone: LookupError at " in caplog.text
+    assert "secret" not in caplog.text
     await limited.take(ada, HERE)
     with server.client as client:
         assert [name for name in client.scan_iter("*") if ada.id in name]
