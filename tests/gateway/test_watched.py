@@ -124,24 +124,28 @@ class Busy(ThreadPoolExecutor):
         return super().submit(*work, **more)
 
 
-async def test_while_it_cannot_be_looked_at_it_may_be_outdated(
+def test_while_it_cannot_be_looked_at_it_may_be_outdated(
     file: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """In a loop of its own: on the tests' other gateways watch, and would say the same."""
     real = asyncio.to_thread
 
     async def none(*_: Any) -> None:
         raise RuntimeError("can't start new thread")
 
-    async with watching(file) as seen:
-        for times in (1, 2):
-            monkeypatch.setattr(asyncio, "to_thread", none)
-            await until(lambda: seen.outdated == 1)
-            await asyncio.sleep(0.1)
-            assert caplog.messages == ["keys: cannot be looked at"] * times
-            monkeypatch.setattr(asyncio, "to_thread", real)
-            await until(lambda: seen.outdated == 0)
-        assert seen.values == []
-        assert seen.reloads("failed") == 0
+    async def main() -> None:
+        async with watching(file) as seen:
+            for times in (1, 2):
+                monkeypatch.setattr(asyncio, "to_thread", none)
+                await until(lambda: seen.outdated == 1)
+                await asyncio.sleep(0.1)
+                assert caplog.messages == ["keys: cannot be looked at"] * times
+                monkeypatch.setattr(asyncio, "to_thread", real)
+                await until(lambda: seen.outdated == 0)
+            assert seen.values == []
+            assert seen.reloads("failed") == 0
+
+    asyncio.run(main())
 
 
 async def test_what_nobody_foresaw_leaves_the_value_as_it_was(
