@@ -43,6 +43,7 @@ QUIET: set[str | tuple[str, str]] = {
     "Certificates taken up",
     "Engine without a move",
     ("Refused, by status", "409, repeated while under way"),
+    ("Asked to wait, by whom", "no room at a server"),
     ("Asked to wait, by whom", "no room for the body"),
     ("Failures by reason", "500, the model or we failed"),
     ("Failures by reason", "502, server lost on the way"),
