@@ -241,7 +241,11 @@ def _faults(data: bytes) -> Iterator[str]:
             yield "is animated"
         else:
             image.load()
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError):
+    except (
+        Image.DecompressionBombError
+    ):  # unless the server's code is there too, which has a bound of its own
+        yield "has too many pixels"
+    except (UnidentifiedImageError, OSError, SyntaxError):
         yield "cannot be decoded"
 
 

@@ -73,11 +73,9 @@ def test_refusals() -> None:
     whole = encoded(photo(90, 80))
     assert "cannot be decoded" in refusal(whole[: len(whole) // 2])
     assert "cannot be decoded" in refusal(encoded(photo(200, 200), "JPEG")[:400])
-    assert "60000x60000" in refusal(png_header(60_000, 60_000)) or "too many pixels" in refusal(
-        png_header(60_000, 60_000)
-    )
-    assert "9000x9000" in refusal(png_header(9_000, 9_000))
-    assert "too many pixels" in refusal(png_header(10_000, 10_000))
+    for side in (9000, 10_000, 60_000):
+        words = f"is {side}x{side}; at most 50000000 pixels are allowed"
+        assert refusal(png_header(side, side)) == words
 
 
 @pytest.mark.parametrize("format", ["PNG", "WEBP"])
