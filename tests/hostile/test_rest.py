@@ -35,10 +35,10 @@ COUNTS = {
 }
 TIMES = 10 if LONG else 1
 # What may be more at the end than after a tenth. Descriptors and tasks: connections to the server, what is under way.
-# Memory: a gateway's grows by 10 MiB; if each request left 200 bytes it would be 18 more. A server's by 4 to 40:
+# Memory: a gateway's grows by 10 MiB; if each request left 200 bytes it would be 18 more. A server's by 4 to 50:
 # kernels for shapes that it has not had before.
 MORE = {
-    "server": Held(mebibytes=64, descriptors=4, threads=24, tasks=4, objects=8000),
+    "server": Held(mebibytes=96, descriptors=4, threads=24, tasks=4, objects=8000),
     "gateway": Held(mebibytes=20, descriptors=4, threads=24, tasks=4, objects=8000),
     "gateway-locked": Held(mebibytes=20, descriptors=4, threads=24, tasks=4, objects=8000),
 }
