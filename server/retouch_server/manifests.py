@@ -54,10 +54,8 @@ class Signer:
 
     def __init__(self, identity: Identity) -> None:
         self.name, self.expires = identity.name, identity.expires
-        self._context, self._careful = (
-            _context(identity),
-            _context(identity, verify_after_sign=True),
-        )
+        self._context = _context(identity)
+        self._careful = _context(identity, verify_after_sign=True)
         self._try()
 
     def sign(self, data: bytes, format: Format, parent: bytes | None) -> bytes:

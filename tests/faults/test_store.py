@@ -59,9 +59,8 @@ def failing(gateway: Gateway, *images: Caller) -> Iterator[None]:
         again = Caller(gateway.url, BY_URL, {"idempotency-key": f"failing-{before}"})
         assert again.end() == 200
         assert "warning" in again.json
-        replayed += (
-            "idempotent-replayed" in again.headers
-        )  # while the store is still asked for the first one's claim
+        # It is, while the store is still asked for the first one's claim.
+        replayed += "idempotent-replayed" in again.headers
     assert gateway.metric(FAILURES) - before == 4 - replayed
 
 

@@ -241,9 +241,8 @@ def _faults(data: bytes) -> Iterator[str]:
             yield "is animated"
         else:
             image.load()
-    except (
-        Image.DecompressionBombError
-    ):  # unless the server's code is there too, which has a bound of its own
+    # Unless the server's code is there too, which has a bound of its own.
+    except Image.DecompressionBombError:
         yield "has too many pixels"
     except (UnidentifiedImageError, OSError, SyntaxError):
         yield "cannot be decoded"

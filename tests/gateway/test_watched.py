@@ -16,6 +16,7 @@ from retouch_gateway import watched
 from retouch_gateway.metrics import Metrics
 from retouch_gateway.watched import Contents, Unusable, Watched
 from tests.gateway.several import until as soon
+from tests.gateway.test_keys import becomes
 
 
 async def until(look: Callable[[], bool]) -> None:
@@ -32,13 +33,6 @@ def file(tmp_path: Path) -> Path:
     path = tmp_path / "file"
     path.write_text("old")
     return path
-
-
-def becomes(path: Path, text: str) -> None:
-    """The file has this in it now, all at once."""
-    part = path.with_suffix(".part")
-    part.write_text(text)
-    part.replace(path)
 
 
 def read(contents: Contents) -> str:

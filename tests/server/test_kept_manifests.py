@@ -16,8 +16,8 @@ from retouch_server.images import Format
 from retouch_server.manifests import MIME, Signer
 from retouch_server.provenance import XMP
 from tests.certificates import Pair
-from tests.server.test_manifests import CREATED, GPS, encoded, with_manifest
-from tests.signing import Studio, active, read, signed
+from tests.server.test_manifests import CREATED, GPS, encoded, pair, signer, with_manifest
+from tests.signing import active, read, signed
 from tests.stores import (
     app11,
     box,
@@ -31,20 +31,12 @@ from tests.stores import (
     webp_of,
 )
 
+__all__ = ["pair", "signer"]
+
 SECRET = b"SECRET"
 PLACE: dict[str, Any] = {"label": "org.example.whereabouts", "data": {"at": GPS}}
 ICON = {"format": "image/svg+xml", "identifier": "icon"}
 PROMPT = {"format": "text/plain", "identifier": "prompt"}
-
-
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
-    return Studio(tmp_path_factory.mktemp("studio")).issue()
-
-
-@pytest.fixture(scope="module")
-def signer(pair: Pair) -> Signer:
-    return manifests.make(pair.cert.read_bytes(), pair.key.read_bytes())
 
 
 def told(*assertions: dict[str, Any], version: int = 2, icon: bool = False) -> dict[str, Any]:
